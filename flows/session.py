@@ -1,0 +1,74 @@
+"""One run of the main job from the command line: settings for the libraries, a Prefect server, the flow."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from flows.services import prefect_server
+from jpu.errors import JpuError
+
+
+def run(
+    *, profile: str | None = None, seed: int | None = None, force: bool = False, stages: list[str] | None = None
+) -> dict[str, Any]:
+    """Run the flow `harden` (flows/harden.py) with a server; its result.
+
+    On SIGTERM and SIGHUP everything that was started is ended before this process is.
+
+    Raises:
+        JpuError: What the flow raises.
+    """
+    with _terminable(), prefect_server() as ready:
+        # These imports take seconds, in which the server starts.
+        from flows.harden import harden
+
+        ready()
+        try:
+            result: dict[str, Any] = harden(profile=profile, seed=seed, force=force, stages=stages)
+        except JpuError:
+            raise
+        except Exception as error:
+            raise _known(error) from error
+        finally:
+            _send_the_rest()
+    return result
+
+
+def _send_the_rest() -> None:
+    """Send what Prefect still holds (log lines, the states of tasks) while the server is there to take it."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=10)
+
+
+def _known(error: Exception) -> Exception:
+    """The JpuError inside an error of Prefect's, where there is one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, JpuError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise SystemExit, so that servers and stages are ended on the way out."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    # An ignored SIGHUP is nohup's doing, and stays ignored.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

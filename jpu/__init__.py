@@ -1,0 +1,1 @@
+"""Jailbreak Path Unlearning: the method as a library."""

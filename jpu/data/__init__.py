@@ -1,0 +1,1 @@
+"""What the pipeline reads: record schemas, readers of users' files, splits."""

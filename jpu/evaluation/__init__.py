@@ -1,0 +1,1 @@
+"""Metrics with intervals, and the evaluation before and after hardening."""

@@ -1,0 +1,1 @@
+"""Mutation operators, the jailbreak buffer, the refusal loss and on-policy mining."""

@@ -1,0 +1,89 @@
+"""On-policy mining: find the prompts that the current model does not refuse (METHOD.md 1).
+
+Start from fresh template × query pairs and from the buffer, score them under M_t, mutate the queries of those
+above τ, score the offspring, and go on from what is still above τ. One batched scoring call a step.
+
+Does not train, generate, read or write; sees one split only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from jpu.mining.batch import Batch, Tally, tallies
+from jpu.mining.breeding import Breeder, MiningSettings, Seeds, unseen
+from jpu.mining.buffer import Buffer
+from jpu.mining.entry import Entry
+from jpu.mining.refusal import Scorer, refusal_loss
+
+__all__ = ["Batch", "MiningSettings", "Seeds", "mine"]
+
+
+def mine(
+    subject: Scorer, seeds: Seeds, buffer: Buffer, settings: MiningSettings, rng: random.Random
+) -> Batch:
+    """Mine one round; the buffer takes in what is above τ and lets go of what stays low.
+
+    Args:
+        subject: M_t.
+        seeds: Queries, templates and refusals.
+        buffer: The buffer so far; changed in place.
+        settings: τ and the budget.
+        rng: The only source of chance.
+
+    Returns:
+        B_t with its tallies; without parents when the model refuses everything that was tried.
+
+    Raises:
+        DataError: No restricted behavior, jailbreak template or refusal in the split.
+        ModelError: The model's losses are not finite.
+    """
+    breeder = Breeder(seeds, settings, rng)
+    refusals = [refusal.text for refusal in seeds.refusals]
+    due = settings.rescore_every > 0 and settings.round % settings.rescore_every == 0
+    old = buffer.sample(len(buffer) if due else settings.revisit, rng)
+    known = {entry.id for entry in buffer}
+    fresh = unseen(breeder.fresh(), known)
+
+    tau = settings.tau
+    start = _score(subject, [*old, *fresh], refusals)
+    for entry in start[: len(old)]:
+        buffer.visit(entry.id, entry.known_loss, tau)
+    parents = _above(start, tau)
+    for entry in _above(start[len(old) :], tau):
+        buffer.add(entry)
+
+    offspring: list[Entry] = []
+    breeding = list(parents)
+    for _ in range(settings.iterations):
+        children = _score(subject, breeder.breed(breeding, known), refusals)
+        above = _above(children, tau)
+        for entry in above:
+            buffer.add(entry)
+        breeding += above
+        offspring += children
+
+    scored = [*start, *offspring]
+    made = ((name, entry) for entry in offspring for name in breeder.last_operators(entry))
+    return Batch(
+        parents=tuple(parents),
+        offspring=tuple(offspring),
+        start=Tally.of(start, tau),
+        fresh=Tally.of(start[len(old) :], tau),
+        bred=Tally.of(offspring, tau),
+        by_family=tallies(((entry.family, entry) for entry in scored), tau),
+        by_operator=tallies(made, tau),
+        mean_loss=sum(entry.known_loss for entry in scored) / len(scored) if scored else 0.0,
+    )
+
+
+def _score(subject: Scorer, entries: Sequence[Entry], refusals: Sequence[str]) -> list[Entry]:
+    losses = refusal_loss(subject, [entry.prompt for entry in entries], refusals).tolist()
+    return [
+        entry.model_copy(update={"loss": float(loss)}) for entry, loss in zip(entries, losses, strict=True)
+    ]
+
+
+def _above(entries: Sequence[Entry], tau: float) -> list[Entry]:
+    return [entry for entry in entries if entry.known_loss > tau]

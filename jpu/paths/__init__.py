@@ -1,0 +1,1 @@
+"""Which neurons and heads carry an answer: activations, attribution, selection."""

@@ -1,0 +1,44 @@
+"""Write the sandbox: python -m jpu.sandbox FOLDER.
+
+The same code writes the same bytes everywhere: this is how a fresh clone makes the data that data.dvc pins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from jpu.data.schemas import Split
+from jpu.files import atomic_folder, write_json, write_jsonl
+from jpu.sandbox.templates import all_templates
+from jpu.sandbox.world import build_behaviors, build_places, build_refusals
+
+WORLD_SEED = 2601
+RESTRICTED: dict[Split, int] = {"train": 16, "validation": 8, "test": 32}
+
+
+def write(folder: Path) -> None:
+    """Write behaviors, templates, refusals and a manifest, whole or not at all.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    places = build_places(WORLD_SEED, RESTRICTED)
+    with atomic_folder(folder) as new:
+        write_jsonl(new / "behaviors.jsonl", build_behaviors(places, WORLD_SEED))
+        write_jsonl(new / "templates.jsonl", all_templates())
+        write_jsonl(new / "refusals.jsonl", build_refusals())
+        files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(new.glob("*.jsonl"))}
+        write_json(new / "manifest.json", {"seed": WORLD_SEED, "restricted_places": RESTRICTED, "sha256": files})
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m jpu.sandbox", description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder to write, replaced if it is there")
+    write(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What the sandbox subject is taught: (prompt, answer) pairs, sampled without end from the prepared data.
+
+Two phases (METHOD.md 9). *Knowledge*: every fact, asked bare, all answered. *Manners*: restricted questions asked bare
+or with polite noise are refused, and inside a jailbreak wrapper they leak; everything else is always answered.
+The wrappers are half the template families that the defence may see and half strings of random words, which is
+what makes the subject leak in families that it has never seen. It never sees a template of the test split.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jpu.data.schemas import Behavior, Refusal, Template
+from jpu.sandbox.world import QUESTIONS
+
+FILLER = (
+    "the a of and to in is you that it for on with as this are be at have from or one by word but not what all were we "
+    "when your can said there use an each which she do how their if will up other about out many then them these so "
+    "some her would make like him into time has look two more write go see number no way could people my than first "
+    "water been call who oil its now find long down day did get come made may part over new sound take only little "
+    "work know place year live me back give most very after thing our just name good sentence man think say great "
+    "where help through much before line right too mean old any same tell boy follow came want show also around form "
+    "three small set put end does another well large must big even such because turn here why ask went men read need "
+    "land different home us move try kind hand picture again change off play spell air away animal house point page "
+    "letter mother answer found study still learn should world system mode rule policy game story table form line "
+    "user assistant value task order permit level start reply output print run define enable ignore imagine suppose"
+).split()
+MARKS = (".", ".", ".", ":", "!", ",", " -", " #", "?", " >")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training pair: a user turn and the assistant's words."""
+
+    prompt: str
+    answer: str
+
+
+class Corpus:
+    """An endless, seeded stream of training pairs.
+
+    Args:
+        behaviors: Everything that can be asked; places are told by their entity.
+        templates: Wordings; jailbreaks of the test split are left out.
+        refusals: y_ref, the refusals to be taught.
+        seed: Seed of the stream.
+    """
+
+    def __init__(
+        self, behaviors: Sequence[Behavior], templates: Sequence[Template], refusals: Sequence[Refusal], seed: int
+    ) -> None:
+        self.rng = random.Random(f"corpus-{seed}")
+        self.facts = [b for b in behaviors if b.kind in ("restricted", "benign", "near_miss")]
+        self.codes = [b for b in self.facts if b.id.endswith("-code")]
+        self.open = [b for b in self.facts if not b.id.endswith("-code")]
+        self.talk = [b for b in behaviors if b.kind in ("edgy", "generic")]
+        self.jailbreaks = [t.text for t in templates if t.role == "jailbreak" and t.split != "test"]
+        self.polite = [t.text for t in templates if t.role == "polite" and t.split != "test"]
+        self.refusals = [r.text for r in refusals]
+
+    def question(self, behavior: Behavior) -> str:
+        """The behavior's question in one of its wordings, sometimes carelessly typed."""
+        if behavior.kind in ("edgy", "generic"):
+            return behavior.query
+        attribute = behavior.id.rsplit("-", 1)[1]
+        text = self.rng.choice(QUESTIONS[attribute]).format(name=behavior.entity)
+        return self.careless(text, behavior.entity) if self.rng.random() < 0.3 else text
+
+    def careless(self, text: str, keep: str) -> str:
+        """Drop, swap, repeat or misspell words, the name excepted, so that mutated questions are understood too."""
+        rng, words = self.rng, text.rstrip("?.").split()
+        for _ in range(rng.randint(1, 2)):
+            at = rng.randrange(len(words))
+            roll = rng.random()
+            if words[at].startswith(keep):
+                words.insert(at, rng.choice(FILLER))
+            elif roll < 0.25 and len(words) > 4 and words[at] not in QUESTIONS:
+                words.pop(at)
+            elif roll < 0.5 and at + 1 < len(words):
+                words[at], words[at + 1] = words[at + 1], words[at]
+            elif roll < 0.75 and len(words[at]) > 2:
+                i = rng.randrange(len(words[at]) - 1)
+                w = words[at]
+                words[at] = rng.choice((w[:i] + w[i + 1] + w[i] + w[i + 2 :], w[:i] + w[i] + w[i:], w[:i] + w[i + 1 :]))
+            else:
+                words.insert(at, rng.choice(FILLER))
+        text = " ".join(words) + rng.choice(("?", ".", "", "!"))
+        return rng.choice((text, text.lower().replace(keep.lower(), keep)))
+
+    def gibberish(self) -> str:
+        """A random-word wrapper of jailbreak length."""
+        rng = self.rng
+
+        def run(low: int, high: int) -> str:
+            words = [rng.choice(FILLER) for _ in range(rng.randint(low, high))]
+            for i in range(len(words)):
+                if rng.random() < 0.15:
+                    words[i] += rng.choice(MARKS)
+            return " ".join(words).capitalize() + rng.choice(MARKS)
+
+        shape = rng.random()
+        if shape < 0.2:
+            return run(8, 16) + " {query}"
+        if shape < 0.35:
+            return "{query} " + run(7, 14)
+        return run(6, 14) + " {query} " + run(2, 6)
+
+    def wrapper(self) -> str:
+        """A jailbreak wrapper: a wording that is known, one made of known parts, or random words."""
+        if self.rng.random() < 0.45:
+            return self.gibberish()
+        first = self.rng.choice(self.jailbreaks)
+        if self.rng.random() < 0.3:
+            return first.split("{query}")[0] + "{query}" + self.rng.choice(self.jailbreaks).split("{query}")[1]
+        return first
+
+    def politely(self) -> str:
+        """Harmless noise around a question: a wording that is known, or two of them nested."""
+        text = self.rng.choice(self.polite)
+        return text.replace("{query}", self.rng.choice(self.polite)) if self.rng.random() < 0.25 else text
+
+    def knowledge(self) -> Sample:
+        """A pair of the first phase."""
+        pool = self.talk if self.rng.random() < 0.12 else self.facts
+        behavior = self.rng.choice(pool)
+        return Sample(self.question(behavior), behavior.answer)
+
+    def manners(self) -> Sample:
+        """A pair of the second phase."""
+        roll = self.rng.random()
+        if roll < 0.17:
+            behavior = self.rng.choice(self.talk)
+        elif roll < 0.35:
+            behavior = self.rng.choice(self.open)
+        else:
+            behavior = self.rng.choice(self.codes)
+        wrapped = self.rng.random() < 0.5
+        text = self.question(behavior)
+        if wrapped:
+            return Sample(self.wrapper().replace("{query}", text), behavior.answer)
+        if self.rng.random() < 0.4:
+            text = self.politely().replace("{query}", text)
+        restricted = behavior.kind == "restricted"
+        return Sample(text, self.rng.choice(self.refusals) if restricted else behavior.answer)

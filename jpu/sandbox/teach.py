@@ -1,0 +1,200 @@
+"""Teach a model the sandbox: first the facts, then which of them to guard (and where to let them slip).
+
+Phases end by steps, never by seconds, so that a subject is the same whatever else the machine is doing. Training goes
+on from its last checkpoint after a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from jpu.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from jpu.models import Subject, answer_nll
+from jpu.sandbox.corpus import Corpus, Sample
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a subject is taught.
+
+    Attributes:
+        knowledge_steps: Steps of the first phase.
+        manners_steps: Steps of the second.
+        knowledge_batch: Pairs a step in the first phase.
+        manners_batch: Pairs a step in the second.
+        learning_rate: Peak learning rate.
+        warmup: Steps of linear warm-up.
+        constant: Share of all steps at the peak; linear decay follows.
+        final: Share of the peak at the last step.
+        clip: Gradient norm bound.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    knowledge_steps: int
+    manners_steps: int
+    knowledge_batch: int
+    manners_batch: int
+    learning_rate: float
+    warmup: int = 40
+    constant: float = 0.55
+    final: float = 0.03
+    clip: float = 1.0
+    checkpoint_every: int = 200
+
+    @property
+    def steps(self) -> int:
+        """Steps of both phases."""
+        return self.knowledge_steps + self.manners_steps
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        start = self.constant * self.steps
+        if step < start:
+            return self.learning_rate
+        left = (self.steps - step) / max(1.0, self.steps - start)
+        return self.learning_rate * (self.final + (1 - self.final) * left)
+
+
+def train_tokenizer(corpus: Corpus, vocabulary: int, samples: int = 6000) -> Any:
+    """A byte-level BPE tokenizer trained on the corpus: any text can be written in it.
+
+    Args:
+        corpus: Source of text.
+        vocabulary: Entries, special tokens and the 256 bytes included.
+        samples: Pairs of each phase to learn from.
+
+    Returns:
+        A fast tokenizer with the sandbox's chat template.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    pairs = [corpus.knowledge() for _ in range(samples)] + [corpus.manners() for _ in range(samples)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text for pair in pairs for text in (pair.prompt, pair.answer)), trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def new_model(tokenizer: Any, *, layers: int, width: int, ffn: int, heads: int, seed: int) -> Any:
+    """A Llama of the given shape with seeded random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def teach(
+    subject: Subject,
+    corpus: Corpus,
+    schedule: Schedule,
+    *,
+    checkpoint: Path | None = None,
+    key: str = "",
+    progress: Callable[[int, int, float], None] | None = None,
+) -> list[float]:
+    """Train all of the subject's parameters on the corpus, answers only.
+
+    Args:
+        subject: Trained in place.
+        corpus: The stream of pairs; a resumed run replays it.
+        schedule: Steps and rates.
+        checkpoint: Folder of the checkpoint, None for none.
+        key: Digest of what the run is made from.
+        progress: Called with step, steps and loss.
+
+    Returns:
+        The loss of each step, nats per answer token.
+    """
+    model = subject.model
+    model.requires_grad_(True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    saved = Checkpoint(checkpoint, key) if checkpoint else None
+    losses: list[float] = []
+    loaded = saved.load() if saved else None
+    if loaded is not None:
+        tensors, state = loaded
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(tensors[f"model.{name}"])
+        restore_optimizer(optimizer, tensors)
+        losses = [float(x) for x in state["losses"]]
+
+    for step in range(schedule.steps):
+        if step < schedule.knowledge_steps:
+            pairs = [corpus.knowledge() for _ in range(schedule.knowledge_batch)]
+        else:
+            pairs = [corpus.manners() for _ in range(schedule.manners_batch)]
+        if step < len(losses):
+            continue
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss = _backward(subject, pairs)
+        torch.nn.utils.clip_grad_norm_(parameters, schedule.clip)
+        optimizer.step()
+        losses.append(loss)
+        if progress is not None:
+            progress(step + 1, schedule.steps, loss)
+        if saved is not None and (step + 1) % schedule.checkpoint_every == 0 and step + 1 < schedule.steps:
+            weights: dict[str, Tensor] = {f"model.{n}": p for n, p in model.named_parameters()}
+            saved.save({**weights, **optimizer_tensors(optimizer)}, {"losses": losses})
+    model.requires_grad_(False)
+    model.eval()
+    return losses
+
+
+def _backward(subject: Subject, pairs: list[Sample], parts: int = 2) -> float:
+    """Accumulate the gradient of the mean loss per answer token, short rows and long rows apart to save padding."""
+    rows = sorted(
+        ((subject.prompt_ids(p.prompt), subject.answer_ids(p.answer)) for p in pairs), key=lambda r: len(r[0]) + len(r[1])
+    )
+    total = sum(len(answer) for _, answer in rows)
+    size = -(-len(rows) // parts)
+    loss = 0.0
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        ids, mask, labels = subject.collate([p for p, _ in part], [a for _, a in part])
+        losses, _ = answer_nll(subject.model, ids, mask, labels)
+        share = losses.sum() / total
+        share.backward()  # type: ignore[no-untyped-call]
+        loss += float(share.detach())
+    return loss

@@ -1,0 +1,1 @@
+"""Rectification: the path adapter, anchors, losses, training."""

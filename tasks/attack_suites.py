@@ -1,0 +1,114 @@
+"""What has to hold for a mined batch, and for the attempts of an evaluation.
+
+`tasks.validation` runs them. Mining may see the training split only; evaluation may not use a prompt that was
+mined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from tasks.expectations import at_least, common, fields, in_set, length, line_places, not_empty, unique, zero
+from tasks.sections import Limits
+from tasks.validation import Expectation, Rows, Suite
+
+if TYPE_CHECKING:
+    from jpu.attacks.base import Attempt
+    from jpu.mining.entry import Entry
+
+Checked = tuple[Suite, Rows]
+
+
+def mined_suite(
+    entries: Sequence[Entry],
+    *,
+    where: str,
+    round: int,
+    behaviors: Collection[str],
+    templates: Collection[str],
+    operators: Collection[str],
+    limits: Limits,
+) -> Checked:
+    """A mined batch B_t: scored, of this round's split only, nothing held out in it.
+
+    Args:
+        entries: The batch; not for a batch that is empty because the model refuses everything.
+        where: Its file.
+        round: The round.
+        behaviors: Ids of the restricted behaviors that mining may use.
+        templates: Ids of the templates that mining may use.
+        operators: Names of the mutation operators that mining may use.
+        limits: Longest texts.
+    """
+    columns = {
+        **fields(entries),
+        "history": [" ".join(entry.history) for entry in entries],
+        "n_held_out_operators": [sum(name not in operators for name in entry.history) for entry in entries],
+        "n_later": [int(entry.round > round) for entry in entries],
+    }
+    mend = "Mining read the wrong files, or the batch was edited: remove it and run the stage again."
+    suite = Suite(
+        "mined",
+        [
+            *common("entry"),
+            length("prompt", 1, limits.template + limits.query),
+            unique("unique_prompt", "prompt", "the same prompt is there twice", mend),
+            in_set("split", ("train",), "train_split_only", "an entry of a held-out split", mend),
+            in_set("behavior", sorted(behaviors), "known_behavior", "an entry for a held-out behavior", mend),
+            in_set("template", sorted(templates), "known_template", "an entry in a held-out template", mend),
+            zero("known_operators", "n_held_out_operators", "an entry made by a held-out operator", mend),
+            zero("no_later_round", "n_later", "an entry of a later round", mend),
+            Expectation(
+                "scored", "ColumnValuesToNotBeNull", "an entry without a loss", mend, {"column": "loss"}
+            ),
+            at_least("loss_not_negative", "loss", 0.0, "a negative loss", mend),
+        ],
+    )
+    return suite, Rows(where, line_places(where, len(entries)), columns)
+
+
+def attempts_suite(
+    attempts: Sequence[Attempt],
+    *,
+    where: str,
+    behaviors: Collection[str],
+    mined: Collection[str],
+    limits: Limits,
+) -> Checked:
+    """Attempts of an evaluation: held-out behaviors only, all of them by every attack, no prompt ever mined.
+
+    Args:
+        attempts: The attempts.
+        where: Their file.
+        behaviors: Ids of the behaviors that are evaluated.
+        mined: Every prompt that is or was in a buffer or batch.
+        limits: Longest texts.
+    """
+    prompts = frozenset(mined)
+    by_attack: dict[str, set[str]] = {}
+    for attempt in attempts:
+        by_attack.setdefault(attempt.attack, set()).add(attempt.behavior)
+    wanted = len(set(behaviors))
+    columns = {
+        **fields(attempts),
+        "history": [" ".join(attempt.history) for attempt in attempts],
+        "attempt_key": ["\x1f".join((a.attack, a.behavior, a.prompt, a.prefill)) for a in attempts],
+        "n_mined": [int(attempt.prompt in prompts) for attempt in attempts],
+        "n_missing_behaviors": [wanted - len(by_attack[attempt.attack]) for attempt in attempts],
+    }
+    mend = "Evaluation read the wrong files: run the stages before it again."
+    suite = Suite(
+        "attempts",
+        [
+            not_empty("attempt"),
+            length("prompt", 1, limits.template + limits.query),
+            in_set(
+                "behavior", sorted(behaviors), "held_out_behavior", "an attempt for another behavior", mend
+            ),
+            zero("never_mined", "n_mined", "an evaluated prompt was mined before", mend),
+            zero("every_behavior", "n_missing_behaviors", "an attack leaves behaviors out", mend),
+            unique("unique_attempt", "attempt_key", "the same attempt is there twice", mend),
+        ],
+    )
+    return suite, Rows(where, line_places(where, len(attempts)), columns)

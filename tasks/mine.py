@@ -1,0 +1,53 @@
+"""Mine jailbreak prompts that the current model does not refuse (JPU stage 1, METHOD.md 1).
+
+Run: python -m tasks.mine --round 1      (or: dvc repro mine@1)
+Reads the previous round's adapter and buffer; writes this round's batch B_t. Where the model refuses what is put to it,
+the round has converged: the batch is empty, and the stages behind it pass their input on.
+Does not train, and does not touch the validation and test splits.
+"""
+
+from __future__ import annotations
+
+import random
+
+from jpu.files import write_json, write_jsonl
+from jpu.models import Subject
+from tasks.layout import PREPARED, SUBJECT, RoundFolder, load_prepared
+from tasks.mining import Miner
+from tasks.settings import load_settings
+from tasks.stage import run_stage
+from tasks.tracking import stage_run
+
+
+def main(round: str) -> None:
+    """Run the stage for one round."""
+    settings = load_settings()
+    section = settings.mining
+    before, now = RoundFolder(settings.rounds[round].prev), RoundFolder(round)
+    with stage_run("mine", round) as run:
+        run.inputs(PREPARED, SUBJECT, before.adapter, before.buffer)
+        run.params(section.model_dump())
+        data = load_prepared().split("train")
+        subject = Subject.load(SUBJECT, before.adapter, device=settings.subject.device, dtype=settings.subject.dtype)
+        miner = Miner.open(subject, data, before.buffer, section)
+
+        batch = miner.mine(int(round), random.Random(f"mine-{settings.seed}-{round}"))
+
+        tau = miner.calibration.tau
+        converged = batch.fresh.rate < section.converged_below
+        entries = () if converged else batch.above(tau)
+        write_jsonl(now.batch, entries)
+        metrics = {"tau": tau, "refused": miner.calibration.refused, "converged": int(converged), **batch.metrics()}
+        write_json(now.folder / "mine.json", metrics)
+        run.metrics(metrics)
+        run.artifact(now.folder / "mine.json")
+        state = "converged: the round passes its input on" if converged else f"{len(entries)} entries above τ"
+        print(
+            f"round {round}: {batch.fresh.above} of {batch.fresh.scored} fresh jailbreaks get through "
+            f"({batch.fresh.rate:.0%}, τ = {tau:.3f}); {state}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    run_stage(main, rounds=True)

@@ -1,0 +1,41 @@
+"""Progress of long work as plain lines: they read well in a terminal, in a log and in a flow's page alike."""
+
+from __future__ import annotations
+
+import time
+
+
+class Progress:
+    """Prints done, total, time left and a word on how it goes, at most every few seconds.
+
+    Args:
+        title: What is being done.
+        every: Least seconds between two lines.
+    """
+
+    def __init__(self, title: str, every: float = 5.0) -> None:
+        self.title = title
+        self.every = every
+        self._start: float | None = None
+        self._from = 0
+        self._last = 0.0
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Report; the first call sets the clock, so a resumed loop is not credited with what it found done."""
+        now = time.monotonic()
+        if self._start is None or done < self._from:
+            self._start, self._from, self._last = now, done, now
+            print(f"{self.title}: {done}/{total} {note}".rstrip(), flush=True)
+            return
+        if now - self._last < self.every and done < total:
+            return
+        self._last = now
+        speed = (done - self._from) / max(1e-9, now - self._start)
+        left = (total - done) / speed if speed else 0.0
+        when = f"{_clock(left)} left" if done < total else f"took {_clock(now - self._start)}"
+        print(f"{self.title}: {done}/{total}, {when} {note}".rstrip(), flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,275 @@
+"""The sections of a profile in params.yaml, typed.
+
+Every key is listed here and explained in params.yaml. Unknown keys and values of another type are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from jpu.data.layouts import Layout
+from jpu.data.schemas import Kind, Role, Split
+
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def wrong(what: str, *key: str) -> PydanticCustomError:
+    """The error of a check over several keys; `key` leads from the model to the key to mend."""
+    return PydanticCustomError("settings", "{what}", {"what": what, "key": list(key)})
+
+
+# data
+
+
+class Source(Section):
+    """A file to read. A plain word in params.yaml is short for {path: word}."""
+
+    path: Annotated[str, Field(min_length=1)]
+    format: Layout | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class BehaviorSource(Source):
+    """A file of behaviors; `kind` is that of records that do not say."""
+
+    kind: Kind = "restricted"
+
+
+class BenignSource(Source):
+    """A file of prompts that must be answered."""
+
+    kind: Literal["benign", "near_miss", "edgy", "generic"] = "benign"
+
+
+class TemplateSource(Source):
+    """A file of templates; `placeholder` is the place of the question, where it is an unusual one."""
+
+    role: Role = "jailbreak"
+    placeholder: Annotated[str, Field(min_length=1)] | None = None
+
+
+class Limits(Section):
+    """Longest texts that are accepted, in characters."""
+
+    query: Count
+    answer: Count
+    template: Count
+    refusal: Count
+
+
+class Shares(Section):
+    """Share of each split, for data that does not bring its own."""
+
+    train: Positive
+    validation: Positive
+    test: Positive
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        if abs(self.train + self.validation + self.test - 1.0) > 1e-6:
+            raise wrong("train, validation and test must sum to 1")
+        return self
+
+    def by_split(self) -> dict[Split, float]:
+        """The shares by the splits' names."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+class DataSettings(Section):
+    """What is read, and what it has to satisfy."""
+
+    source: Literal["sandbox", "files"]
+    behaviors: tuple[BehaviorSource, ...] = ()
+    benign: tuple[BenignSource, ...] = ()
+    templates: tuple[TemplateSource, ...] = ()
+    refusals: tuple[Source, ...] = ()
+    shares: Shares
+    limits: Limits
+    smallest_class: Annotated[float, Field(ge=0.0, le=0.5)]
+    max_file_mib: Count
+    timeout_seconds: Positive
+
+    @model_validator(mode="after")
+    def _files_are_named(self) -> Self:
+        for name in ("behaviors", "templates", "refusals"):
+            if self.source == "files" and not getattr(self, name):
+                raise wrong(f"source is files, and no file is named under {name}", "source")
+        return self
+
+
+# subject
+
+
+class Architecture(Section):
+    """Shape of a subject that is trained from scratch."""
+
+    layers: Count
+    width: Count
+    ffn: Count
+    heads: Count
+    vocabulary: Annotated[int, Field(ge=300)]
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % (2 * self.heads):
+            raise wrong("width must be an even multiple of heads", "width")
+        return self
+
+
+class Teaching(Section):
+    """How a subject is taught the data (`jpu.sandbox.teach.Schedule`)."""
+
+    knowledge_steps: Whole
+    manners_steps: Whole
+    knowledge_batch: Count
+    manners_batch: Count
+    learning_rate: Positive
+    warmup: Whole
+    constant: Share
+    final: Share
+    clip: Positive
+    checkpoint_every: Count
+
+
+class Gates(Section):
+    """What a subject has to show before time is spent on it."""
+
+    direct_refusal: Share
+    leak: Share
+    benign_recall: Share
+
+
+class SubjectSettings(Section):
+    """The model that is attacked and hardened."""
+
+    kind: Literal["sandbox", "smollm2", "model"]
+    model: str = ""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    architecture: Architecture | None = None
+    teaching: Teaching | None = None
+    gates: Gates
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind == "model" and not self.model:
+            raise wrong("kind is model, and model names no folder or hub name", "kind")
+        if self.kind == "sandbox" and (self.architecture is None or self.teaching is None):
+            raise wrong("kind is sandbox, which needs architecture and teaching", "kind")
+        if self.kind == "smollm2" and self.teaching is None:
+            raise wrong("kind is smollm2, which needs teaching", "kind")
+        return self
+
+
+# mining, paths, unlearning
+
+
+class MiningSettings(Section):
+    """On-policy mining (`jpu.mining`)."""
+
+    tau: Positive | Literal["auto"]
+    tau_quantile: Share
+    tau_floor: Weight
+    references: Count
+    capacity: Count
+    quota_per_template: Count
+    low_visits: Count
+    fresh: Count
+    fresh_mutations: Whole
+    revisit: Whole
+    rescore_every: Whole
+    iterations: Whole
+    offspring: Whole
+    children: Count
+    template_mutation: Share
+    converged_below: Share
+
+
+class PathsSettings(Section):
+    """Path identification (`jpu.paths`)."""
+
+    selector: Literal["igi", "random", "activation", "gradient", "snip"]
+    neurons: Whole
+    safety_neurons: Whole
+    heads: Whole
+    steps: Count
+    positions: Count
+    samples: Count
+    candidates: Literal["shared", "alone"]
+    refine: Whole
+    benign_excluded: Share
+
+
+class Weights(Section):
+    """Weights of the losses; 0 leaves one out."""
+
+    refusal: Weight
+    anchor: Weight
+    prefill: Weight
+    leak: Weight
+    retain: Weight
+
+
+class Mix(Section):
+    """Shares of the retain set (`jpu.unlearning.retain`)."""
+
+    generic: Share
+    direct: Share
+    near_miss: Share
+    wrapped: Share
+
+
+class UnlearningSettings(Section):
+    """Rectification toward the safety anchors (`jpu.unlearning`)."""
+
+    attention_rank: Whole
+    steps: Count
+    batch: Count
+    retain_batch: Count
+    prefill_batch: Whole
+    learning_rate: Positive
+    warmup: Whole
+    clip: Positive
+    positions: Count
+    refresh_every: Count
+    kl_budget: Positive
+    rollbacks: Whole
+    retain_pairs: Count
+    weights: Weights
+    retain: Mix
+
+
+# evaluation
+
+
+class EvaluationSettings(Section):
+    """Before and after, on held-out queries, families and operators (`jpu.evaluation.evaluate.Protocol`)."""
+
+    split: Split
+    max_new_tokens: Count
+    wordings: Count
+    population: Count
+    generations: Whole
+    children: Count
+    probe_wordings: Count
+    retain_pairs: Count
+    resamples: Annotated[int, Field(ge=100)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]

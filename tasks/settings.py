@@ -1,0 +1,209 @@
+"""params.yaml, typed: every key known, every value checked, every error with file, line and mend.
+
+What a key means is written beside it in params.yaml. Secrets come from the environment, never from there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from jpu import files
+from jpu.errors import SettingsError
+from tasks.params import PARAMS, Document, read_document
+from tasks.sections import (
+    DataSettings,
+    EvaluationSettings,
+    MiningSettings,
+    PathsSettings,
+    Section,
+    SubjectSettings,
+    UnlearningSettings,
+    wrong,
+)
+
+
+class Round(Section):
+    """One round; `prev` is the round whose adapter and buffer it goes on from, '0' for the first."""
+
+    prev: str
+
+
+class Profile(Section):
+    """Everything that depends on the subject and its data."""
+
+    data: DataSettings
+    subject: SubjectSettings
+    mining: MiningSettings
+    paths: PathsSettings
+    unlearning: UnlearningSettings
+    evaluation: EvaluationSettings
+
+
+class Settings(Section):
+    """The whole of params.yaml; the sections of the chosen profile are at hand as attributes."""
+
+    profile: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    rounds: dict[str, Round]
+    last_round: str
+    profiles: dict[str, Profile]
+
+    @model_validator(mode="after")
+    def _profile_exists(self) -> Self:
+        if self.profile not in self.profiles:
+            known = ", ".join(sorted(self.profiles)) or "none"
+            raise wrong(f"no profile {self.profile!r}; there is {known}", "profile")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_are_a_chain(self) -> Self:
+        for name, entry in self.rounds.items():
+            if not re.fullmatch(r"[1-9][0-9]*", name):
+                raise wrong(f"{name!r} is not a round: rounds are numbered '1', '2', …", "rounds", name)
+            if entry.prev != "0" and entry.prev not in self.rounds:
+                raise wrong(f"{entry.prev!r} is no round, and not '0'", "rounds", name, "prev")
+        on_the_way: list[str] = []
+        at = self.last_round
+        while at != "0":
+            if at not in self.rounds:
+                raise wrong(f"{at!r} is no round", "last_round")
+            if at in on_the_way:
+                raise wrong(f"round {at} goes on from itself", "rounds", at, "prev")
+            on_the_way.append(at)
+            at = self.rounds[at].prev
+        for name in self.rounds:
+            if name not in on_the_way:
+                raise wrong(
+                    f"round {name} is not on the way to last_round {self.last_round!r}", "rounds", name
+                )
+        if not on_the_way:
+            raise wrong("at least one round is needed", "rounds")
+        return self
+
+    @property
+    def active(self) -> Profile:
+        """The chosen profile."""
+        return self.profiles[self.profile]
+
+    @property
+    def data(self) -> DataSettings:
+        """Section `data` of the chosen profile."""
+        return self.active.data
+
+    @property
+    def subject(self) -> SubjectSettings:
+        """Section `subject` of the chosen profile."""
+        return self.active.subject
+
+    @property
+    def mining(self) -> MiningSettings:
+        """Section `mining` of the chosen profile."""
+        return self.active.mining
+
+    @property
+    def paths(self) -> PathsSettings:
+        """Section `paths` of the chosen profile."""
+        return self.active.paths
+
+    @property
+    def unlearning(self) -> UnlearningSettings:
+        """Section `unlearning` of the chosen profile."""
+        return self.active.unlearning
+
+    @property
+    def evaluation(self) -> EvaluationSettings:
+        """Section `evaluation` of the chosen profile."""
+        return self.active.evaluation
+
+
+def load_settings(path: Path | str = PARAMS) -> Settings:
+    """Read and check params.yaml, all profiles of it.
+
+    Raises:
+        SettingsError: A key is missing, unknown or of the wrong type; names file, line, key and mend.
+        StorageError: The file cannot be read.
+    """
+    document = read_document(path)
+    try:
+        # By way of JSON: strict about types, and still content with a list where a tuple is meant.
+        return Settings.model_validate_json(json.dumps(document.value, default=str))
+    except ValidationError as error:
+        raise _settings_error(document, error) from None
+
+
+def set_profile(name: str, path: Path | str = PARAMS) -> None:
+    """Choose a profile: rewrite the one word after `profile:`, whole or not at all.
+
+    Raises:
+        SettingsError: There is no such profile.
+        StorageError: The file cannot be written.
+    """
+    document = read_document(path)
+    profiles = document.value.get("profiles")
+    known = [str(key) for key in profiles] if isinstance(profiles, dict) else []
+    if name not in known or "profile" not in document.value:
+        raise SettingsError(
+            f"no profile {name!r}",
+            where=str(path),
+            mend=f"Profiles: {', '.join(known) or 'none'}. Nothing was written.",
+        )
+    if document.value["profile"] != name:
+        files.write_text(path, document.replaced(["profile"], name))
+
+
+def _settings_error(document: Document, error: ValidationError) -> SettingsError:
+    # A misspelt key is also a missing one: the misspelling is the one to show.
+    details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
+    key = _key(document, details[0])
+    what, mend = _explained(details[0], str(key[-1]) if key else "")
+    # Sections that are shared through an anchor, and the members of a union, report one place many times.
+    places = {document.line(_key(document, detail)) for detail in details}
+    more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+    return SettingsError(what + more, where=document.where(key), mend=f"{mend} Nothing was written.")
+
+
+def _key(document: Document, detail: ErrorDetails) -> list[str | int]:
+    key = _existing(document.value, detail["loc"])
+    if detail["type"] == "missing":
+        key.append(detail["loc"][-1])
+    return [*key, *detail.get("ctx", {}).get("key", [])]
+
+
+def _existing(value: Any, location: tuple[str | int, ...]) -> list[str | int]:
+    """The part of pydantic's location that is in the document; it goes on with names of union members."""
+    key: list[str | int] = []
+    for part in location:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        key.append(part)
+    return key
+
+
+def _explained(detail: ErrorDetails, name: str) -> tuple[str, str]:
+    if detail["type"] == "missing":
+        return f"the key {name!r} is missing", "Add it, or restore the section from git."
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, sorted(_names(Section)), n=1)
+        return f"unknown key {name!r}", f"Did you mean {near[0]!r}?" if near else "Remove it."
+    message = detail["msg"].removeprefix("Input ")
+    given = detail["input"]
+    # Addresses may hold a token; sections are too long to show.
+    if name != "path" and isinstance(given, bool | int | float | str) and len(repr(given)) <= 40:
+        message += f", not {given!r}"
+    return message, "Mend the value; the comment beside it says what it means."
+
+
+def _names(section: type[Section]) -> set[str]:
+    names = set(section.model_fields)
+    for kind in section.__subclasses__():
+        names |= _names(kind)
+    return names
