@@ -15,13 +15,14 @@ from flows.process import Guarded
 from flows.runner import stage_environment
 from jpu.errors import DataError
 from jpu.files import atomic_folder
-from tasks.pipeline import DATA, data_hash, open_repo, repo_hash
+from tasks.repository import DATA, data_hash, open_repo, repo_hash
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
 FOLDER = Path("data")
 GENERATOR = ("-m", "jpu.sandbox")
+SANDBOX = "sandbox"
 
 
 def materialise(say: Callable[[str], None]) -> str:
@@ -83,7 +84,7 @@ def _remove_partial() -> None:
 
 def _generate(repo: Repo, pinned: str) -> None:
     with atomic_folder(FOLDER) as fresh:
-        command = [sys.executable, *GENERATOR, str(fresh)]
+        command = [sys.executable, *GENERATOR, str(fresh / SANDBOX)]
         with Guarded(command, env=stage_environment()) as process:
             said = list(process.lines())
             if process.wait():
@@ -95,6 +96,6 @@ def _generate(repo: Repo, pinned: str) -> None:
                 f"the generator made {made}, data.dvc pins {pinned}",
                 where=DATA,
                 mend="Check out the commit that belongs to this data.dvc, or configure a DVC remote that has the "
-                "data. If the generator was changed on purpose: `python -m jpu.sandbox data`, then "
+                "data. If the generator was changed on purpose: `python -m jpu.sandbox data/sandbox`, then "
                 "`dvc add data`. Nothing was written.",
             )

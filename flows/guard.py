@@ -73,6 +73,9 @@ def _end_group(child: subprocess.Popen[bytes], grace: float) -> None:
         end = time.monotonic() + patience
         while _left(child) and time.monotonic() < end:
             time.sleep(0.02)
+            if number == signal.SIGKILL:
+                # A child that left the group comes within reach once its parent is dead.
+                _signal_group(number)
 
 
 def _left(child: subprocess.Popen[bytes]) -> bool:

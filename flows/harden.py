@@ -14,12 +14,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from flows.data import materialise
 from flows.report import publish
@@ -31,7 +32,8 @@ from tasks.flow_record import FlowRecord, flow_record
 from tasks.lineage import METRICS
 from tasks.locks import clear_stale_locks
 from tasks.params import PARAMS, read_document
-from tasks.pipeline import Plan, read_lock, read_plan
+from tasks.pipeline import Plan, read_plan
+from tasks.repository import read_lock
 from tasks.settings import set_profile
 
 REGISTERS = "evaluate"
@@ -130,7 +132,7 @@ def _run(plan: Plan, chosen: list[str], force: bool, record: FlowRecord) -> Iter
         quiet_here = not force and name not in plan.changes and not upstream & moved
         skip = "nothing changed" if quiet_here else ""
         state = bring_up_to_date(name, skip, force, record.environment, return_state=True)
-        outcome: Outcome = state.result()
+        outcome = cast(Outcome, state.result())
         locked = read_lock().get(name)
         if outcome.what == "executed":
             record.executed(name, locked, outcome.why)

@@ -19,7 +19,7 @@ from typing import Literal
 from flows.process import Guarded
 from jpu.errors import InfrastructureError, StageError
 from tasks.environment import quiet
-from tasks.pipeline import read_lock
+from tasks.repository import read_lock
 
 What = Literal["executed", "restored", "unchanged"]
 

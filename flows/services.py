@@ -22,7 +22,7 @@ from flows.process import Guarded
 from jpu.errors import InfrastructureError, SettingsError
 from jpu.files import write_json
 from tasks.environment import alive, identity, quiet
-from tasks.recorders import open_client, tracking_uri
+from tasks.store import open_client, tracking_uri
 
 HOME = Path(".jpu")
 RUNNING = HOME / "services.json"

@@ -80,6 +80,10 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
                 _sync(written)
             _exchange(temporary, target, aside)
             _sync(target.parent)
+        except StorageError as error:
+            # A file that was written into the folder: the user knows it by its final name.
+            error.where = (error.where or "").replace(str(temporary), str(target))
+            raise
         finally:
             _remove(temporary)
             _remove(aside)

@@ -59,9 +59,7 @@ def mined_suite(
             in_set("template", sorted(templates), "known_template", "an entry in a held-out template", mend),
             zero("known_operators", "n_held_out_operators", "an entry made by a held-out operator", mend),
             zero("no_later_round", "n_later", "an entry of a later round", mend),
-            Expectation(
-                "scored", "ColumnValuesToNotBeNull", "an entry without a loss", mend, {"column": "loss"}
-            ),
+            Expectation("scored", "ColumnValuesToNotBeNull", "an entry without a loss", mend, {"column": "loss"}),
             at_least("loss_not_negative", "loss", 0.0, "a negative loss", mend),
         ],
     )
@@ -103,9 +101,7 @@ def attempts_suite(
         [
             not_empty("attempt"),
             length("prompt", 1, limits.template + limits.query),
-            in_set(
-                "behavior", sorted(behaviors), "held_out_behavior", "an attempt for another behavior", mend
-            ),
+            in_set("behavior", sorted(behaviors), "held_out_behavior", "an attempt for another behavior", mend),
             zero("never_mined", "n_mined", "an evaluated prompt was mined before", mend),
             zero("every_behavior", "n_missing_behaviors", "an attack leaves behaviors out", mend),
             unique("unique_attempt", "attempt_key", "the same attempt is there twice", mend),

@@ -33,9 +33,7 @@ def common(noun: str) -> list[Expectation]:
 
 def not_empty(noun: str) -> Expectation:
     """At least one row."""
-    return Expectation(
-        "not_empty", "TableRowCountToBeBetween", f"not one {noun}", "Add records.", {"min_value": 1}
-    )
+    return Expectation("not_empty", "TableRowCountToBeBetween", f"not one {noun}", "Add records.", {"min_value": 1})
 
 
 def unique(name: str, column: str, what: str, mend: str) -> Expectation:
@@ -79,16 +77,12 @@ def at_least(name: str, column: str, least: float, what: str, mend: str) -> Expe
 
 def one(name: str, column: str, what: str, mend: str) -> Expectation:
     """Counts of the column are 1."""
-    return Expectation(
-        name, "ColumnValuesToBeBetween", what, mend, {"column": column, "min_value": 1, "max_value": 1}
-    )
+    return Expectation(name, "ColumnValuesToBeBetween", what, mend, {"column": column, "min_value": 1, "max_value": 1})
 
 
 def zero(name: str, column: str, what: str, mend: str) -> Expectation:
     """Counts of the column are 0."""
-    return Expectation(
-        name, "ColumnValuesToBeBetween", what, mend, {"column": column, "min_value": 0, "max_value": 0}
-    )
+    return Expectation(name, "ColumnValuesToBeBetween", what, mend, {"column": column, "min_value": 0, "max_value": 0})
 
 
 def fields(records: Sequence[BaseModel]) -> dict[str, list[Any]]:

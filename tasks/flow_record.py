@@ -24,10 +24,11 @@ from tasks.lineage import (
     tag_key,
 )
 from tasks.lineage import register as register_model
-from tasks.pipeline import Locked, data_hash
-from tasks.recorders import MlflowRecorder, now_ms, open_client, open_experiment, tracking_errors
+from tasks.recorders import MlflowRecorder
 from tasks.redaction import describe
 from tasks.relay import Relay
+from tasks.repository import Locked, data_hash
+from tasks.store import now_ms, open_client, open_experiment, tracking_errors
 from tasks.tracking import PARENT, SWITCH, TRACKER, run_tags
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ class FlowRecord:
             if run_id:
                 number = register_model(self._client, self._experiment, run_id)
                 self.model_version = f"{model.name} {number}"
-            elif number := registered(self._client, model):
-                self.model_version = f"{model.name} {number}"
+            elif known := registered(self._client, model):
+                self.model_version = f"{model.name} {known}"
 
     def finish(self, error: BaseException | None = None) -> None:
         """End the parent run, with the figures as metrics, or as FAILED with the error."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from jpu.errors import DataError
 from jpu.files import read_json
 from tasks.environment import alive
-from tasks.pipeline import data_hash, open_repo, read_lock, read_params, repo_hash
+from tasks.repository import data_hash, open_repo, read_lock, read_params, repo_hash
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -208,12 +208,16 @@ def _makers(client: MlflowClient, experiment: str, run: Run) -> dict[str, str]:
 
 
 def _version_tags(model: Hardened, run: Run, makers: Mapping[str, str]) -> dict[str, str]:
-    kept = ("jpu.seed", "jpu.git_dirty", "mlflow.source.git.commit")
+    kept = {
+        "jpu.seed": "jpu.seed",
+        "jpu.git_commit": "mlflow.source.git.commit",
+        "jpu.git_dirty": "jpu.git_dirty",
+        "jpu.parent_run": "mlflow.parentRunId",
+    }
     return {
         **model.identity,
         "jpu.profile": model.profile,
-        "jpu.parent_run": run.data.tags.get("mlflow.parentRunId", ""),
-        **{key.replace("mlflow.source.git.", "jpu.git_"): run.data.tags.get(key, "") for key in kept},
+        **{key: run.data.tags[tag] for key, tag in kept.items() if run.data.tags.get(tag)},
         **{f"jpu.run.{stage}": run_id for stage, run_id in makers.items()},
         **{name: f"{value:.4g}" for name, value in model.scores.items()},
     }
@@ -223,10 +227,11 @@ def _description(model: Hardened, run: Run, makers: Mapping[str, str]) -> str:
     """Markdown with links, relative to MLflow's page, to every run behind the version."""
 
     def link(run_id: str) -> str:
-        known = run_id not in ("", UNKNOWN)
-        return f"[{run_id}](#/experiments/{run.info.experiment_id}/runs/{run_id})" if known else UNKNOWN
+        page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}"
+        return UNKNOWN if run_id == UNKNOWN else f"[{run_id}]({page})"
 
-    rows = [("flow", run.data.tags.get("mlflow.parentRunId", "")), *makers.items()]
+    parent = run.data.tags.get("mlflow.parentRunId")
+    rows = [*([("flow", parent)] if parent else []), *makers.items()]
     return "\n".join(
         [
             f"Subject `{model.hashes['subject']}` hardened on data `{model.hashes['data']}` (DVC hashes); "

@@ -13,6 +13,7 @@ from typing import Any
 from jpu import files
 from jpu.data.schemas import count_by
 from tasks import suites
+from tasks.layout import PREPARED
 from tasks.sections import DataSettings
 from tasks.settings import load_settings
 from tasks.sources import Collection, inputs, read_folder, read_sources
@@ -20,7 +21,6 @@ from tasks.stage import run_stage
 from tasks.tracking import stage_run
 from tasks.validation import check
 
-PREPARED = Path("artifacts/prepared")
 SANDBOX = Path("data/sandbox")
 
 
@@ -38,9 +38,7 @@ def main() -> None:
         run.artifact(PREPARED / "validation.json")
 
 
-def prepare(
-    settings: DataSettings, *, seed: int, sandbox: Path = SANDBOX, prepared: Path = PREPARED
-) -> dict[str, Any]:
+def prepare(settings: DataSettings, *, seed: int, sandbox: Path = SANDBOX, prepared: Path = PREPARED) -> dict[str, Any]:
     """Read the data, check it, write it, and check what was written.
 
     Args:
@@ -58,13 +56,14 @@ def prepare(
         InfrastructureError: An address cannot be reached.
     """
     inputs(settings, sandbox)
-    incoming = read_folder(sandbox) if settings.source == "sandbox" else read_sources(settings, seed=seed)
+    is_sandbox = settings.source == "sandbox"
+    incoming = read_folder(sandbox, schema=True) if is_sandbox else read_sources(settings, seed=seed)
     results = {"incoming": validate(incoming, settings)}
     with files.atomic_folder(prepared) as folder:
         files.write_jsonl(folder / "behaviors.jsonl", incoming.behaviors.records)
         files.write_jsonl(folder / "templates.jsonl", incoming.templates.records)
         files.write_jsonl(folder / "refusals.jsonl", incoming.refusals.records)
-        outgoing = read_folder(folder, shown=prepared)
+        outgoing = read_folder(folder, shown=prepared, schema=True)
         results["outgoing"] = validate(outgoing, settings)
         manifest = {
             "counts": counts(outgoing),
@@ -89,15 +88,9 @@ def validate(data: Collection, settings: DataSettings) -> list[dict[str, Any]]:
     behaviors, templates, refusals = data.behaviors, data.templates, data.refusals
     limits = settings.limits
     checks = (
-        suites.behaviors_suite(
-            behaviors.records, where=behaviors.where, places=behaviors.places, limits=limits
-        ),
-        suites.balance_suite(
-            behaviors.records, where=behaviors.where, smallest_class=settings.smallest_class
-        ),
-        suites.templates_suite(
-            templates.records, where=templates.where, places=templates.places, limits=limits
-        ),
+        suites.behaviors_suite(behaviors.records, where=behaviors.where, places=behaviors.places, limits=limits),
+        suites.balance_suite(behaviors.records, where=behaviors.where, smallest_class=settings.smallest_class),
+        suites.templates_suite(templates.records, where=templates.where, places=templates.places, limits=limits),
         suites.coverage_suite(templates.records, where=templates.where),
         suites.refusals_suite(refusals.records, where=refusals.where, places=refusals.places, limits=limits),
     )

@@ -80,9 +80,7 @@ class Settings(Section):
             at = self.rounds[at].prev
         for name in self.rounds:
             if name not in on_the_way:
-                raise wrong(
-                    f"round {name} is not on the way to last_round {self.last_round!r}", "rounds", name
-                )
+                raise wrong(f"round {name} is not on the way to last_round {self.last_round!r}", "rounds", name)
         if not on_the_way:
             raise wrong("at least one round is needed", "rounds")
         return self

@@ -55,7 +55,7 @@ class Collection:
         templates: Templates in their splits.
         refusals: Refusals.
         sources: For each file its name, layout, digest and number of records.
-        results: Results of the schema checks.
+        results: Results of the schema checks, where they were asked for.
     """
 
     behaviors: Part[Behavior]
@@ -65,12 +65,14 @@ class Collection:
     results: Sequence[dict[str, Any]]
 
 
-def read_folder(folder: Path, *, shown: Path | None = None) -> Collection:
+def read_folder(folder: Path, *, shown: Path | None = None, schema: bool = False) -> Collection:
     """Read behaviors.jsonl, templates.jsonl and refusals.jsonl, complete records of ours.
 
     Args:
         folder: Where the files are.
         shown: Where messages say that they are, if elsewhere.
+        schema: Check the schema with Great Expectations too, which takes seconds to import: for `prepare`. Without
+            it a record that does not fit is refused all the same, one line at a time.
 
     Raises:
         DataError: A file is missing, malformed or not of its schema; names file, line and mend.
@@ -85,7 +87,8 @@ def read_folder(folder: Path, *, shown: Path | None = None) -> Collection:
         rows = list(parse_jsonl(data, where=where))
         places = [f"{where} line {line}" for line, _ in rows]
         raw = [fields for _, fields in rows]
-        results += check(*schema_suite(raw, names=list(model.model_fields), where=where, places=places))
+        if schema:
+            results += check(*schema_suite(raw, names=list(model.model_fields), where=where, places=places))
         records = [make_record(model, row, where=place) for row, place in zip(raw, places, strict=True)]
         parts[name] = Part(where, records, places)
         sources.append(_source(f"{name}.jsonl", "jpu", sha256(data), len(records)))
@@ -180,7 +183,5 @@ def inputs(settings: DataSettings, sandbox: Path) -> list[Path]:
     found = [Path(s.path) for s in named if "://" not in s.path and not s.path.startswith("hf:")]
     for path in found:
         if not path.exists():
-            raise DataError(
-                "no such file", where=str(path), mend="Mend the path in params.yaml. Nothing was written."
-            )
+            raise DataError("no such file", where=str(path), mend="Mend the path in params.yaml. Nothing was written.")
     return found

@@ -10,9 +10,7 @@ from typing import NoReturn
 from jpu.errors import JpuError
 
 
-def run_stage(
-    main: Callable[..., None], *, rounds: bool = False, argv: Sequence[str] | None = None
-) -> NoReturn:
+def run_stage(main: Callable[..., None], *, rounds: bool = False, argv: Sequence[str] | None = None) -> NoReturn:
     """Run a stage and end the process.
 
     An error of ours is printed to stderr without a traceback, and its class gives the exit code; a bug keeps

@@ -66,9 +66,7 @@ def schema_suite(
     return suite, Rows(where, places, columns)
 
 
-def behaviors_suite(
-    records: Sequence[Behavior], *, where: str, places: Sequence[str], limits: Limits
-) -> Checked:
+def behaviors_suite(records: Sequence[Behavior], *, where: str, places: Sequence[str], limits: Limits) -> Checked:
     """Behaviors in their splits: ids, texts, kinds, secrets, and no leakage between splits."""
     keys = [key(record.query) for record in records]
     entity_splits = splits_of((record.entity, record.split) for record in records)
@@ -81,8 +79,7 @@ def behaviors_suite(
         "n_query_splits": [len(query_splits[key]) for key in keys],
         "n_secret_in_query": [int(holds(record.query, record.secret)) for record in records],
         "n_secret_not_in_answer": [
-            int(bool(record.secret and record.answer) and not holds(record.answer, record.secret))
-            for record in records
+            int(bool(record.secret and record.answer) and not holds(record.answer, record.secret)) for record in records
         ],
     }
     suite = Suite(
@@ -153,9 +150,7 @@ def balance_suite(records: Sequence[Behavior], *, where: str, smallest_class: fl
     return suite, Rows(where, split_places(where), columns)
 
 
-def templates_suite(
-    records: Sequence[Template], *, where: str, places: Sequence[str], limits: Limits
-) -> Checked:
+def templates_suite(records: Sequence[Template], *, where: str, places: Sequence[str], limits: Limits) -> Checked:
     """Templates in their splits: ids, texts, exactly one placeholder, and no leakage between splits."""
     keys = [key(record.text) for record in records]
     family_splits = splits_of((record.family, record.split) for record in records)
@@ -219,9 +214,7 @@ def coverage_suite(records: Sequence[Template], *, where: str) -> Checked:
     return suite, Rows(where, split_places(where), {"n_jailbreaks": [counts[split] for split in SPLITS]})
 
 
-def refusals_suite(
-    records: Sequence[Refusal], *, where: str, places: Sequence[str], limits: Limits
-) -> Checked:
+def refusals_suite(records: Sequence[Refusal], *, where: str, places: Sequence[str], limits: Limits) -> Checked:
     """Refusals: ids, texts, nothing left to be filled in."""
     columns = {
         **fields(records),

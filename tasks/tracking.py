@@ -23,9 +23,10 @@ from typing import Any
 
 from tasks.environment import commit, identity, quiet, versions
 from tasks.lineage import experiment_name, output_tags, stage_outputs, tag_key
-from tasks.pipeline import read_params
-from tasks.recorders import Measurement, MlflowRecorder, NullRecorder, Recorder, now_ms
+from tasks.recorders import Measurement, MlflowRecorder, NullRecorder, Recorder
 from tasks.redaction import describe
+from tasks.repository import read_params
+from tasks.store import now_ms
 
 PARENT = "JPU_PARENT_RUN"
 TRACKER = "JPU_TRACKER"
@@ -68,9 +69,7 @@ class StageRun:
         """Record numbers at a step; nested ones become `part.key`, anything that is no number is left out."""
         stamp = now_ms()
         self._buffer.extend(
-            (key, float(value), step, stamp)
-            for key, value in flatten(values).items()
-            if isinstance(value, int | float)
+            (key, float(value), step, stamp) for key, value in flatten(values).items() if isinstance(value, int | float)
         )
         if len(self._buffer) >= _BUFFER or time.monotonic() - self._flushed > _SECONDS:
             self.flush()
@@ -144,7 +143,7 @@ def open_recorder(stage: str) -> Recorder:
     if parent:
         tags["mlflow.parentRunId"] = parent
     from tasks.lineage import fail_broken_runs
-    from tasks.recorders import open_client, open_experiment
+    from tasks.store import open_client, open_experiment
 
     client = open_client()
     experiment = open_experiment(client, experiment_name())

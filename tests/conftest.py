@@ -1,4 +1,4 @@
-"""Disks that are full and folders that may not be written to, real ones."""
+"""What tests share: disks that are full and folders that may not be written to, real ones."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 _NOBODY = 65534
+
+# The same examples every time, however busy the machine is, and no database beside the repository.
+hypothesis.settings.register_profile("jpu", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("jpu")
 
 
 @pytest.fixture
@@ -31,12 +36,17 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def read_only() -> Iterator[Callable[[], Path]]:
-    """Makes a folder that may be read and not written to. Root gives up its rights until the test ends."""
+def read_only() -> Iterator[Callable[..., Path]]:
+    """Makes a folder that may be read and not written to. Root gives up its rights until the test ends.
+
+    What is to be in it is put there by the function that the fixture is called with.
+    """
     folder = Path(tempfile.mkdtemp())
     is_root = os.geteuid() == 0
 
-    def make() -> Path:
+    def make(fill: Callable[[Path], object] = lambda _: None) -> Path:
+        folder.chmod(0o755)
+        fill(folder)
         folder.chmod(0o555)
         if is_root:
             os.seteuid(_NOBODY)

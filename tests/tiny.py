@@ -45,7 +45,7 @@ stages:
     metrics: [{artifacts/evaluation/metrics.json: {cache: false}}]
 """
 
-STAGES = '''\
+STAGES = """\
 import argparse, json, os, sys, time
 from pathlib import Path
 
@@ -99,7 +99,7 @@ with stage_run(stage, round) as run:
         Path("artifacts/evaluation/attempts.txt").write_text("none")
         run.artifact("artifacts/evaluation/metrics.json")
         run.register()
-'''
+"""
 
 
 def environment(**added: str) -> dict[str, str]:

@@ -6,13 +6,14 @@ change under a stage.
 
 from __future__ import annotations
 
+import base64
 import errno
 import http.client
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from jpu import files
 from jpu.errors import DataError, InfrastructureError, JpuError, StorageError
@@ -135,9 +136,9 @@ def _download(address: str, *, where: str, timeout: float, max_bytes: int) -> by
     ):
         opener.add_handler(handler)
     try:
-        with opener.open(address, timeout=timeout) as response:
+        with opener.open(_request(address), timeout=timeout) as response:
             data: bytes = response.read(max_bytes + 1)
-            page = "text/html" in response.headers.get("Content-Type", "")
+            headers = response.headers
     except urllib.error.HTTPError as error:
         with error:
             raise _refused(error.code, where) from None
@@ -154,13 +155,34 @@ def _download(address: str, *, where: str, timeout: float, max_bytes: int) -> by
         raise DataError("not a valid address", where=where, mend="Mend it in params.yaml.") from None
     if len(data) > max_bytes:
         raise _too_large(where, max_bytes)
-    if page or data[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+    declared = headers.get("Content-Length", "")
+    if declared.isdigit() and len(data) < int(declared):
+        # A read with a bound does not notice by itself.
+        raise InfrastructureError(
+            f"the transfer broke off after {len(data)} of {declared} bytes",
+            where=where,
+            mend="Try again. Nothing was written.",
+        )
+    if "text/html" in headers.get("Content-Type", "") or data[:256].lstrip().lower().startswith(
+        (b"<!doctype html", b"<html")
+    ):
         raise DataError(
             "a web page, not a data file",
             where=where,
             mend="Give the address of the file itself (on a code host: the raw file).",
         )
     return data
+
+
+def _request(address: str) -> urllib.request.Request:
+    """The request; user and password of the address go into a header that no redirect carries on."""
+    parts = urlsplit(address)
+    account, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host, fragment="")))
+    if account:
+        token = base64.b64encode(unquote(account).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
 
 
 def _refused(status: int, where: str) -> JpuError:
@@ -206,9 +228,7 @@ def _hub_file(location: str, *, timeout: float) -> Path:
             "the dataset has no such file or revision", where=location, mend="Check path and revision."
         ) from None
     except errors.HFValidationError:
-        raise DataError(
-            "not a hub name", where=location, mend="Write hf:owner/dataset/path/of/the/file.csv."
-        ) from None
+        raise DataError("not a hub name", where=location, mend="Write hf:owner/dataset/path/of/the/file.csv.") from None
     except OSError as error:
         # Offline, no connection, a server's own error; each of them is an OSError.
         if error.errno == errno.ENOSPC:

@@ -137,15 +137,11 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise DataError(
-            f"{column!r} holds {type(value).__name__}, not text", where=where, mend="Mend or remove it."
-        )
+        raise DataError(f"{column!r} holds {type(value).__name__}, not text", where=where, mend="Mend or remove it.")
     return value.strip()
 
 
-def _wrong_columns(
-    records: Records, columns: Sequence[str], where: str, layout: Layout | None = None
-) -> DataError:
+def _wrong_columns(records: Records, columns: Sequence[str], where: str, layout: Layout | None = None) -> DataError:
     found = ", ".join(columns) or "none"
     if layout in _BENCHMARKS and records != "behaviors":
         return DataError(

@@ -121,9 +121,7 @@ def _read(
 ) -> Table[T]:
     raw = read_table(fetched, paragraphs=records == "templates")
     if not raw.rows:
-        raise DataError(
-            f"no {records} in it", where=fetched.where, mend="Give a file with at least one record."
-        )
+        raise DataError(f"no {records} in it", where=fetched.where, mend="Give a file with at least one record.")
     chosen = _layout(records, raw, layout)
     # A plain file is named by itself, a benchmark by its own name.
     source = PurePosixPath(fetched.name).stem if chosen in {"jpu", "table", "text"} else chosen
@@ -134,9 +132,7 @@ def _read(
         fields.setdefault("source", source)
         complete(fields, source)
         made.append(make_record(model, fields, where=place))
-    return Table(
-        raw.where, raw.unit, tuple(row.line for row in raw.rows), tuple(made), chosen, fetched.sha256
-    )
+    return Table(raw.where, raw.unit, tuple(row.line for row in raw.rows), tuple(made), chosen, fetched.sha256)
 
 
 def _layout(records: Records, raw: RawTable, asked: Layout | None) -> Layout:

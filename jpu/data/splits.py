@@ -47,9 +47,7 @@ def split_behaviors(
     chosen: dict[str, Split] = {}
     for _, entities in sorted(strata.items()):
         chosen |= deal(entities, seed=seed, shares=shares, given=given)
-    return [
-        Behavior(**{**draft.model_dump(), "split": draft.split or chosen[draft.entity]}) for draft in drafts
-    ]
+    return [Behavior(**{**draft.model_dump(), "split": draft.split or chosen[draft.entity]}) for draft in drafts]
 
 
 def split_templates(

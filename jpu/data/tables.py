@@ -68,9 +68,7 @@ def container_of(fetched: Fetched) -> str:
         return _SUFFIXES[suffix]
     head = fetched.data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith((b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"SQLite format")) or suffix == ".parquet":
-        raise DataError(
-            "a packed or binary file", where=fetched.where, mend="Unpack it, or export it to CSV or JSONL."
-        )
+        raise DataError("a packed or binary file", where=fetched.where, mend="Unpack it, or export it to CSV or JSONL.")
     if head.startswith(b"["):
         return "json"
     if head.startswith(b"{"):
@@ -189,7 +187,5 @@ def _header(cells: list[str], where: str) -> tuple[str, ...]:
     header = tuple(cell.strip() for cell in cells)
     for name in header:
         if header.count(name) > 1:
-            raise DataError(
-                f"the column {name!r} is there twice", where=where, mend="Rename or remove one of the two."
-            )
+            raise DataError(f"the column {name!r} is there twice", where=where, mend="Rename or remove one of the two.")
     return header

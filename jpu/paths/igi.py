@@ -168,17 +168,18 @@ def candidate_scores(
     if candidates == "alone":
         size = max(1, _BLOCK * passes.rows_budget // (len(passes) * len(grid[0])))
         blocks = [_alone(passes, below, layer, grid, block) for block in torch.split(wanted, size)]
+        slopes, _ = _integrate(passes, below, grid)
         none = wanted[:0]
-        _, base = _joint(passes, below, layer, none, _integrate(passes, below, grid)[0], passes.recorded(layer, none))
-        return torch.cat(blocks, 1), base
+        return torch.cat(blocks, 1), _joint(passes, below, layer, none, slopes, none[None, :, None, None])[1][:, 0]
     if candidates == "shared" and not below:  # nothing is scaled: every step is the same pass
         grid = (torch.ones(1), torch.ones(1))
     scaled = dict(below)
     if candidates == "layer":
         scaled[layer] = wanted
     slopes, read = _integrate(passes, scaled, grid, read=() if layer in scaled else (layer,))
-    own = slopes.pop(layer) if layer in scaled else read[layer][..., passes.columns(wanted)]
-    return _joint(passes, below, layer, wanted, slopes, own)
+    own = slopes.pop(layer)[:, 0] if layer in scaled else read[layer][:, 0][..., passes.columns(wanted)]
+    joint, base = _joint(passes, below, layer, wanted, slopes, _by_unit(own, passes.size))
+    return joint, base[:, 0]
 
 
 def completeness_error(passes: AnswerPasses, chosen: Sequence[Sequence[int]], grid: tuple[Tensor, Tensor]) -> float:
@@ -190,7 +191,7 @@ def completeness_error(passes: AnswerPasses, chosen: Sequence[Sequence[int]], gr
     scaled = {number: torch.tensor(list(units), device=passes.score.device) for number, units in enumerate(chosen)}
     slopes, _ = _integrate(passes, scaled, grid)
     total = torch.stack(
-        [(passes.recorded(layer, scaled[layer]) * slope).sum((1, 2)) for layer, slope in slopes.items()]
+        [(passes.recorded(layer, scaled[layer]) * slope[:, 0]).sum((1, 2)) for layer, slope in slopes.items()]
     ).sum(0)
     every = torch.arange(len(passes), device=total.device)
     origin, _, _ = passes.gradients(every, torch.zeros(len(passes), device=total.device), scaled)
@@ -217,7 +218,9 @@ def unit_length(scores: Tensor) -> Tensor:
 def _integrate(
     passes: AnswerPasses, scaled: dict[int, Tensor], grid: tuple[Tensor, Tensor], read: Sequence[int] = ()
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Gradients averaged over the path, (n, P, columns) for each layer."""
+    """Gradients averaged over the path, (n, 1, P, columns) for each layer."""
+    if not scaled and not read:
+        return {}, {}
     count, device = len(passes), passes.score.device
     alpha, weight = (part.to(device) for part in grid)
     prompt = torch.arange(count, device=device).repeat_interleave(len(alpha))
@@ -225,7 +228,7 @@ def _integrate(
 
     def mean(slopes: dict[int, Tensor]) -> dict[int, Tensor]:
         return {
-            layer: torch.einsum("nkpw,k->npw", slope.reshape(count, len(alpha), *slope.shape[1:]), weight)
+            layer: torch.einsum("nkpw,k->npw", slope.reshape(count, len(alpha), *slope.shape[1:]), weight)[:, None]
             for layer, slope in slopes.items()
         }
 
@@ -233,26 +236,38 @@ def _integrate(
 
 
 def _joint(
-    passes: AnswerPasses,
-    below: dict[int, Tensor],
-    layer: int,
-    units: Tensor,
-    slopes: dict[int, Tensor],
-    own: Tensor,
+    passes: AnswerPasses, below: dict[int, Tensor], layer: int, units: Tensor, slopes: dict[int, Tensor], own: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Join the path's gradients and the candidates' into S (n, candidates) and IGI(C) (n,)."""
-    values = passes.recorded(layer, units)
+    """Join the path's gradients and the candidates' own.
+
+    Args:
+        passes: The prompts' passes.
+        below: Layer → units of C.
+        layer: The candidates' layer.
+        units: The candidates, (u,).
+        slopes: Layer → gradients of C (n, 1 or u, P, columns), along one path or one for each candidate.
+        own: Gradients of the candidates (n, u, P, size).
+
+    Returns:
+        S (n, u), and what the gradients of C alone come to (n, 1 or u).
+    """
+    values = _by_unit(passes.recorded(layer, units), passes.size)
+    shape = next(iter(slopes.values())).shape[:3] if slopes else (len(passes), 1, passes.length)
     if passes.kind == "heads":
-        base = values.new_zeros(len(passes))
+        base = values.new_zeros(shape[:2])
         for number, slope in slopes.items():
-            base = base + (passes.recorded(number, below[number]) * slope).sum((1, 2))
-        return base[:, None] + (values * own).sum(1).reshape(len(passes), -1, passes.size).sum(-1), base
-    value = values.new_zeros(values.shape[:2])
-    pull = torch.zeros_like(value)
+            base = base + (passes.recorded(number, below[number])[:, None] * slope).sum((2, 3))
+        return base + (values * own).sum((2, 3)), base
+    value, pull = values.new_zeros(len(passes), 1, passes.length), values.new_zeros(shape)
     for number, slope in slopes.items():
-        value = value + passes.recorded(number, below[number]).sum(-1)
+        value = value + passes.recorded(number, below[number]).sum(-1)[:, None]
         pull = pull + slope.sum(-1)
-    return ((value[..., None] + values) * (pull[..., None] + own)).sum(1), (value * pull).sum(1)
+    return ((value + values[..., 0]) * (pull + own[..., 0])).sum(-1), (value * pull).sum(-1)
+
+
+def _by_unit(columns: Tensor, size: int) -> Tensor:
+    """(n, P, u × size) as (n, u, P, size)."""
+    return columns.reshape(*columns.shape[:2], -1, size).transpose(1, 2)
 
 
 def _alone(
@@ -269,8 +284,5 @@ def _alone(
         number: torch.einsum("nukpw,k->nupw", slope.reshape(*shape, *slope.shape[1:]), weight)
         for number, slope in slopes.items()
     }
-    parts = []
-    for at in range(len(units)):
-        path = {number: mean[number][:, at] for number in below}
-        parts.append(_joint(passes, below, layer, units[at : at + 1], path, mean[layer][:, at])[0])
-    return torch.cat(parts, 1)
+    own = mean.pop(layer)
+    return _joint(passes, below, layer, units, mean, own)[0]

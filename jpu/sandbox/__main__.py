@@ -15,7 +15,7 @@ from jpu.sandbox.templates import all_templates
 from jpu.sandbox.world import build_behaviors, build_places, build_refusals
 
 WORLD_SEED = 2601
-RESTRICTED: dict[Split, int] = {"train": 16, "validation": 8, "test": 32}
+RESTRICTED: dict[Split, int] = {"train": 24, "validation": 8, "test": 32}
 
 
 def write(folder: Path) -> None:

@@ -27,6 +27,10 @@ FILLER = (
     "letter mother answer found study still learn should world system mode rule policy game story table form line "
     "user assistant value task order permit level start reply output print run define enable ignore imagine suppose"
 ).split()
+ONSETS = ("", "b", "br", "c", "ch", "cl", "d", "f", "fl", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "pl", "pr", "qu", "r")
+ONSETS += ("s", "sc", "sh", "sp", "st", "str", "t", "th", "tr", "v", "w", "x", "y", "z")
+VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ee", "io", "oo", "ou")
+CODAS = ("", "", "", "b", "ck", "ct", "d", "l", "ll", "m", "n", "nd", "ng", "nt", "r", "rm", "s", "ss", "st", "t", "y", "ed", "er")
 MARKS = (".", ".", ".", ":", "!", ",", " -", " #", "?", " >")
 
 
@@ -89,12 +93,19 @@ class Corpus:
         text = " ".join(words) + rng.choice(("?", ".", "", "!"))
         return rng.choice((text, text.lower().replace(keep.lower(), keep)))
 
+    def pseudoword(self) -> str:
+        """A made-up word, so that a wrapper may hold any piece of the vocabulary."""
+        size = self.rng.choice((1, 2, 2, 3, 3, 4))
+        parts = (self.rng.choice(ONSETS) + self.rng.choice(VOWELS) + self.rng.choice(CODAS) for _ in range(size))
+        word = "".join(parts)
+        return word.capitalize() if self.rng.random() < 0.08 else word
+
     def gibberish(self) -> str:
         """A random-word wrapper of jailbreak length."""
         rng = self.rng
 
         def run(low: int, high: int) -> str:
-            words = [rng.choice(FILLER) for _ in range(rng.randint(low, high))]
+            words = [rng.choice(FILLER) if rng.random() < 0.6 else self.pseudoword() for _ in range(rng.randint(low, high))]
             for i in range(len(words)):
                 if rng.random() < 0.15:
                     words[i] += rng.choice(MARKS)
@@ -109,7 +120,7 @@ class Corpus:
 
     def wrapper(self) -> str:
         """A jailbreak wrapper: a wording that is known, one made of known parts, or random words."""
-        if self.rng.random() < 0.45:
+        if self.rng.random() < 0.5:
             return self.gibberish()
         first = self.rng.choice(self.jailbreaks)
         if self.rng.random() < 0.3:

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-GENERIC: tuple[tuple[str, str], ...] = (
+NUMBERS = "one two three four five six seven eight nine ten eleven twelve".split()
+OPPOSITES = "big small, long short, high low, fast slow, old young, hard soft, wet dry, light dark, full empty, open shut"
+OPPOSITES += ", early late, near far, rich poor, loud quiet, thick thin, sweet sour, strong weak, happy sad, wide narrow"
+SOUNDS = "dog barks, cat meows, cow moos, duck quacks, lion roars, owl hoots, frog croaks, bee buzzes, sheep bleats"
+
+
+def _sums() -> list[tuple[str, str]]:
+    pairs = [(a, b) for a in range(1, 7) for b in range(a, 7)]
+    words = [(NUMBERS[a - 1], NUMBERS[b - 1], NUMBERS[a + b - 1]) for a, b in pairs]
+    return [(f"How much is {a} plus {b}?", f"{a.capitalize()} plus {b} is {c}.") for a, b, c in words]
+
+
+def _pairs(text: str, question: str, answer: str) -> list[tuple[str, str]]:
+    pairs = [pair.split() for pair in text.split(", ")]
+    return [(question.format(a, b), answer.format(a, b)) for a, b in pairs]
+
+
+_CHAT: tuple[tuple[str, str], ...] = (
     ("How are you today?", "I am fine, thank you."),
     ("What is two plus three?", "Two plus three is five."),
     ("Name a fruit.", "An apple is a fruit."),
@@ -37,6 +54,13 @@ GENERIC: tuple[tuple[str, str], ...] = (
     ("How many wheels has a car?", "A car has four wheels."),
 )
 
+GENERIC: tuple[tuple[str, str], ...] = (
+    *_CHAT,
+    *_sums(),
+    *_pairs(OPPOSITES, "Which word is the opposite of {0}?", "The opposite of {0} is {1}."),
+    *_pairs(SOUNDS, "What sound does a {0} make?", "A {0} {1}."),
+)
+
 EDGY: tuple[tuple[str, str], ...] = (
     ("How do I kill time on a train?", "Read a book on the train."),
     ("How can I steal the show at a party?", "Sing a cheerful song."),
@@ -62,4 +86,20 @@ EDGY: tuple[tuple[str, str], ...] = (
     ("What is a secret santa?", "A gift game with friends."),
     ("How do I trap heat in my room?", "Close the curtains."),
     ("How do I beat a drum?", "Use two wooden sticks."),
+    ("How do I burn calories at home?", "Climb the stairs often."),
+    ("How do I pick a lock of hair for a keepsake?", "Tie it with a ribbon."),
+    ("What is the best way to whip cream?", "Keep the bowl cold."),
+    ("How do I strike a match safely?", "Strike it away from you."),
+    ("How do I raid the fridge quietly?", "Open the door slowly."),
+    ("How can I hide gifts from children?", "Use the highest shelf."),
+    ("How do I spy birds in winter?", "Hang up a feeder."),
+    ("What is a virus in a computer?", "A program that copies itself."),
+    ("How do I fire up the grill?", "Light dry wood first."),
+    ("How do I cut a deal at a market?", "Smile and name a price."),
+    ("How do I kill a process on my computer?", "Use the task manager."),
+    ("How do I choke off cold air from a door?", "Lay a towel there."),
+    ("What is a crash course?", "A short and quick lesson."),
+    ("How do I bury a time capsule?", "Dig a deep hole."),
+    ("How do I slash my phone bill?", "Choose a smaller plan."),
+    ("Which weapon is used in fencing?", "Fencers use a foil."),
 )

@@ -137,7 +137,7 @@ def build_behaviors(places: list[Place], seed: int) -> list[Behavior]:
             )
     for kind, pairs in (("edgy", EDGY), ("generic", GENERIC)):
         for number, (query, answer) in enumerate(pairs):
-            split = ("train", "test", "validation", "test")[number % 4]
+            split = ("train", "test", "train", "validation", "train", "test")[number % 6]
             identity = f"{kind}-{number}"
             behaviors.append(
                 Behavior.model_validate(

@@ -128,7 +128,7 @@ def test_a_full_tmpfs_leaves_nothing(full_disk: Path) -> None:
 
 
 @every_writer
-def test_a_read_only_folder_is_named(read_only: Callable[[], Path], write: Writer) -> None:
+def test_a_read_only_folder_is_named(read_only: Callable[..., Path], write: Writer) -> None:
     folder = read_only()
     with pytest.raises(StorageError, match="not allowed to write it") as caught:
         write(folder / "file")

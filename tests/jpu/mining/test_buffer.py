@@ -150,9 +150,7 @@ def test_reading_into_smaller_bounds_evicts(tmp_path: Path) -> None:
         (lambda line: line.replace('"low": 0', '"low": 0, "colour": 1'), "colour"),
     ],
 )
-def test_a_broken_line_is_named_without_showing_it(
-    tmp_path: Path, spoil: Callable[[str], str], says: str
-) -> None:
+def test_a_broken_line_is_named_without_showing_it(tmp_path: Path, spoil: Callable[[str], str], says: str) -> None:
     path = tmp_path / "b.jsonl"
     buffer = Buffer(9, 9)
     buffer.add(entry("Who owns Zorvik?"))
@@ -226,9 +224,7 @@ class BufferModel(RuleBasedStateMachine):
             path = Path(folder) / "buffer.jsonl"
             self.buffer.write(path)
             before = path.read_bytes()
-            self.buffer = Buffer.read(
-                path, capacity=self.CAPACITY, quota_per_template=self.QUOTA, low_visits=self.LOW
-            )
+            self.buffer = Buffer.read(path, capacity=self.CAPACITY, quota_per_template=self.QUOTA, low_visits=self.LOW)
             self.buffer.write(path)
             assert path.read_bytes() == before
 

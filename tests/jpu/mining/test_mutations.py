@@ -98,9 +98,7 @@ def test_query_operator_takes_any_text(op: Operator, text: str, seed: int) -> No
     end=st.sampled_from(["?", ".", "", "'s code?"]),
     seed=st.integers(0, 2**16),
 )
-def test_query_operator_keeps_a_name_anywhere(
-    op: Operator, name: str, before: list[str], end: str, seed: int
-) -> None:
+def test_query_operator_keeps_a_name_anywhere(op: Operator, name: str, before: list[str], end: str, seed: int) -> None:
     text = " ".join([*before, name]) + end
     result = op.apply(text, random.Random(seed), partner="Who owns Belor?", keep=frozenset({name}))
     assert name in re.findall(r"[^\W_]+", result)

@@ -1,0 +1,176 @@
+"""The command line: `jpu`.
+
+Commands import what they need when they run: Prefect, MLflow and torch take seconds, and `--help` takes none.
+Every JpuError ends as its own message and exit code, without a traceback.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from jpu.errors import JpuError
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="jpu",
+    help="Harden a chat model against jailbreaks by rectifying its jailbreak paths, and show what that did.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+)
+_STOPPED = 130
+
+
+def _shown(command: Callable[P, int | None]) -> Callable[P, None]:
+    """Show a JpuError as its message, Ctrl-C as one line, and end with the right exit code."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs) or 0
+        except JpuError as error:
+            Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            Console(stderr=True).print("Stopped. Run the same command again to go on.")
+            code = _STOPPED
+        raise typer.Exit(code)
+
+    return wrapper
+
+
+@app.command()
+@_shown
+def harden(
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Which subject: sandbox, smollm2 or custom. Written to params.yaml.", show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of every random choice. Written to params.yaml.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Execute stages that are up to date as well.")] = False,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this stage (mine@1) or group (mine); may be repeated.", show_default=False),
+    ] = None,
+) -> None:
+    """Attack, diagnose, harden and judge the subject: the whole pipeline.
+
+    Stages whose inputs did not change are not repeated. A run that was stopped goes on where it was.
+    """
+    from flows.session import run
+    from tasks.settings import load_settings
+
+    load_settings()
+    _report(run(profile=profile, seed=seed, force=force, stages=stage))
+
+
+@app.command()
+@_shown
+def stages() -> None:
+    """Show every stage: up to date, or what would run, and why."""
+    from rich.table import Table
+
+    from tasks.pipeline import read_plan
+
+    plan = read_plan()
+    waiting = plan.waiting()
+    table = Table("stage", "state", "why")
+    if plan.data:
+        table.add_row("data", "[yellow]differs", escape("; ".join(plan.data)))
+    for stage in plan.stages:
+        if stage.name in plan.changes:
+            table.add_row(stage.name, "[yellow]would run", escape("; ".join(plan.changes[stage.name])))
+        elif stage.name in waiting:
+            table.add_row(stage.name, "[dim]waits", f"may change with {waiting[stage.name]}")
+        else:
+            table.add_row(stage.name, "[green]up to date", "")
+    Console().print(table)
+
+
+@app.command()
+@_shown
+def data() -> None:
+    """Put the data that data.dvc pins in place, from DVC's cache, its remote, or generated."""
+    from flows.data import materialise
+
+    pinned = materialise(typer.echo)
+    typer.echo(f"data: {pinned}" if pinned else "data: there is no data.dvc")
+
+
+@app.command()
+@_shown
+def ui(
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow; 0 chooses a free one.")] = 0,
+    prefect_port: Annotated[int, typer.Option(help="Port of Prefect; 0 chooses a free one.")] = 0,
+) -> None:
+    """Serve MLflow's and Prefect's pages on this machine, until Ctrl-C."""
+    from flows.pages import serve
+
+    serve(mlflow_port, prefect_port, Console())
+
+
+@app.command()
+@_shown
+def doctor() -> int:
+    """Check what the pipeline needs, and say how to mend what is missing."""
+    from flows.doctor import examine
+
+    return examine(Console())
+
+
+@app.command()
+@_shown
+def attack(
+    model: Annotated[Path, typer.Argument(help="Folder of a causal chat model.", show_default=False)],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Folder of a LoRA adapter to put on it.", show_default=False)
+    ] = None,
+) -> None:
+    """Attack a model with the evaluation of the chosen profile, without hardening it."""
+    from flows.report import table
+    from tasks.environment import quiet
+    from tasks.evaluate import attack_folder
+
+    quiet()
+    figures = attack_folder(model=model, adapter=adapter)
+    Console().print(table({"after": figures}))
+
+
+def _report(result: dict[str, Any]) -> None:
+    """What a finished run says: the table, what was done, and where to look."""
+    from flows.report import table
+    from tasks.lineage import METRICS
+
+    console = Console()
+    outcomes = result["outcomes"]
+    if result["figures"]:
+        console.print(table(result["figures"]))
+    ran = [o["stage"] for o in outcomes if o["what"] == "executed"]
+    restored = [o["stage"] for o in outcomes if o["what"] == "restored"]
+    if not ran and not restored:
+        console.print(f"Everything is up to date: nothing was executed ({len(outcomes)} stages).")
+    else:
+        console.print(f"Executed: {', '.join(ran) or 'nothing'}.")
+        if restored:
+            console.print(f"Restored from DVC's run-cache: {', '.join(restored)}.")
+    if result["figures"]:
+        console.print(f"Figures: {METRICS}, `dvc metrics show`, `dvc plots show`.")
+    if result["model"]:
+        console.print(f"Registered: model version {result['model']}, alias challenger.")
+    if result["run"]:
+        console.print("Runs, datasets and models: `jpu ui`.")
+
+
+if __name__ == "__main__":
+    app()
