@@ -125,7 +125,10 @@ class Subject:
             ModelError: The folder is missing, incomplete or corrupted, or has no chat template.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
 
+        # A bar for a load of milliseconds says nothing, and breaks the lines of a log.
+        transformers_logging.disable_progress_bar()
         where = str(source)
         folder = Path(source)
         if folder.exists():
@@ -354,6 +357,9 @@ class Subject:
 
     def save(self, folder: Path) -> None:
         """Write the bare model, tokenizer and chat template as a folder of safetensors and JSON."""
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
         self.base.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
 

@@ -14,17 +14,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jpu.data.schemas import Behavior
+from jpu.data.schemas import Behavior, read_records
 from jpu.evaluation.evaluate import METRICS, Evaluation, Judged, Measured, Protocol, as_json, by_family
 from jpu.files import atomic_folder, write_json, write_jsonl, write_text
+from jpu.mining.entry import Entry
 from jpu.models import Subject
 from jpu.unlearning.retain import answered_by_reference
+from tasks.attack_suites import attempts_suite
 from tasks.layout import EVALUATION, PREPARED, SUBJECT, Prepared, RoundFolder, load_prepared
 from tasks.progress import Progress
-from tasks.sections import EvaluationSettings
+from tasks.sections import EvaluationSettings, Limits
 from tasks.settings import load_settings
 from tasks.stage import run_stage
 from tasks.tracking import stage_run
+from tasks.validation import check
 
 Metrics = dict[str, dict[str, float | int | None]]
 
@@ -32,16 +35,19 @@ Metrics = dict[str, dict[str, float | int | None]]
 def main() -> None:
     """Run the stage."""
     settings = load_settings()
-    adapter = RoundFolder(settings.last_round).adapter
+    last = RoundFolder(settings.last_round)
     with stage_run("evaluate") as run:
-        run.inputs(PREPARED, SUBJECT, adapter)
+        run.inputs(PREPARED, SUBJECT, last.adapter, last.buffer, last.batch)
         run.params(settings.evaluation.model_dump())
-        subject = Subject.load(SUBJECT, adapter, device=settings.subject.device, dtype=settings.subject.dtype)
+        subject = Subject.load(SUBJECT, last.adapter, device=settings.subject.device, dtype=settings.subject.dtype)
         evaluation = build(load_prepared(), subject, settings.evaluation, settings.seed)
 
         before = measure(evaluation, subject, "before", reference=True)
         after = measure(evaluation, subject, "after")
 
+        mined = {entry.prompt for path in (last.buffer, last.batch) for entry in read_records(path, Entry)}
+        for measured in (before, after):
+            guard(measured, evaluation, mined, settings.data.limits)
         both = {"before": as_json(before.metrics), "after": as_json(after.metrics)}
         with atomic_folder(EVALUATION) as folder:
             write_json(folder / "metrics.json", both)
@@ -77,6 +83,20 @@ def build(data: Prepared, subject: Subject, section: EvaluationSettings, seed: i
     """The evaluation that the settings describe."""
     behaviors: list[Behavior] = answered_by_reference(subject, data.behaviors)
     return Evaluation(behaviors, data.templates, data.refusals, Protocol(seed=seed, **section.model_dump()))
+
+
+def guard(measured: Measured, evaluation: Evaluation, mined: set[str], limits: Limits) -> None:
+    """Hold the attempts against what an evaluation may use: held-out behaviors, all of them, and no mined prompt.
+
+    Raises:
+        DataError: An expectation fails.
+    """
+    restricted = {b.id for b in evaluation.restricted}
+    for behaviors in (restricted, set(evaluation.behaviors) - restricted):
+        attempts = [j.attempt for j in measured.judged if j.attempt.behavior in behaviors]
+        if attempts:
+            where = str(EVALUATION / "attempts.jsonl")
+            check(*attempts_suite(attempts, where=where, behaviors=behaviors, mined=mined, limits=limits))
 
 
 def measure(evaluation: Evaluation, subject: Subject, when: str, *, reference: bool = False) -> Measured:

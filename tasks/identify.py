@@ -11,8 +11,8 @@ import csv
 import io
 import random
 
-from jpu.data.schemas import Behavior
-from jpu.files import read_jsonl, write_json, write_text
+from jpu.data.schemas import Behavior, read_records
+from jpu.files import write_json, write_text
 from jpu.mining.entry import Entry
 from jpu.models import Subject
 from jpu.paths.passes import Exchanges
@@ -37,7 +37,7 @@ def main(round: str) -> None:
         run.inputs(PREPARED, SUBJECT, before.adapter, now.batch)
         run.params(section.model_dump())
         data = load_prepared().split("train")
-        entries = [Entry.model_validate(fields) for _, fields in read_jsonl(now.batch)]
+        entries = read_records(now.batch, Entry)
         if entries:
             subject = Subject.load(
                 SUBJECT, before.adapter, device=settings.subject.device, dtype=settings.subject.dtype

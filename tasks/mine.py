@@ -11,12 +11,15 @@ from __future__ import annotations
 import random
 
 from jpu.files import write_json, write_jsonl
+from jpu.mining.mutations import OPERATORS
 from jpu.models import Subject
+from tasks.attack_suites import mined_suite
 from tasks.layout import PREPARED, SUBJECT, RoundFolder, load_prepared
 from tasks.mining import Miner
 from tasks.settings import load_settings
 from tasks.stage import run_stage
 from tasks.tracking import stage_run
+from tasks.validation import check
 
 
 def main(round: str) -> None:
@@ -36,6 +39,18 @@ def main(round: str) -> None:
         tau = miner.calibration.tau
         converged = batch.fresh.rate < section.converged_below
         entries = () if converged else batch.above(tau)
+        if entries:
+            check(
+                *mined_suite(
+                    entries,
+                    where=str(now.batch),
+                    round=int(round),
+                    behaviors={b.id for b in data.restricted},
+                    templates={t.id for t in data.templates},
+                    operators={operator.name for operator in OPERATORS.values() if operator.split == "train"},
+                    limits=settings.data.limits,
+                )
+            )
         write_jsonl(now.batch, entries)
         metrics = {"tau": tau, "refused": miner.calibration.refused, "converged": int(converged), **batch.metrics()}
         write_json(now.folder / "mine.json", metrics)

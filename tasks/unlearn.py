@@ -15,7 +15,8 @@ import shutil
 from typing import Any
 
 from jpu.checkpoint import Checkpoint
-from jpu.files import atomic_folder, read_jsonl, write_json, write_text
+from jpu.data.schemas import read_records
+from jpu.files import atomic_folder, write_json, write_text
 from jpu.mining.buffer import Buffer
 from jpu.mining.entry import Entry
 from jpu.models import Subject
@@ -44,7 +45,7 @@ def main(round: str) -> None:
         run.inputs(PREPARED, SUBJECT, before.adapter, before.buffer, now.batch, now.path)
         run.params(settings.unlearning.model_dump())
         path = JailbreakPath.load(now.path)
-        batch = [Entry.model_validate(fields) for _, fields in read_jsonl(now.batch)]
+        batch = read_records(now.batch, Entry)
         if batch:
             metrics = rectify(settings, round, path, batch, run)
         else:

@@ -74,7 +74,9 @@ with stage_run(stage, round) as run:
             Path("sleeping.pid").write_text(str(os.getpid()))
             time.sleep(600)
         trip.unlink()
-        if what == "retry":
+        if what == "retry, then bug":
+            trip.write_text("bug")
+        if what.startswith("retry"):
             sys.exit(8)
         if what == "bug":
             raise ValueError("the code of 'Zuvor' is hidden")

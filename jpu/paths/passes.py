@@ -216,7 +216,7 @@ class AnswerPasses:
         self.rows_run += len(prompt)
         width = self._keys[0][0].shape[2]
         steps = torch.arange(self.length, device=prompt.device)
-        held = torch.arange(width, device=prompt.device) < self._start[prompt][:, None]
+        held = torch.arange(width, device=prompt.device) >= width - self._start[prompt][:, None]
         logits = self._bare(
             input_ids=self._inputs[prompt],
             attention_mask=torch.cat([held, held.new_ones(len(prompt), self.length)], 1).long(),
@@ -230,15 +230,25 @@ class AnswerPasses:
         return mean.exp()
 
     def _prefix(self, exchanges: Exchanges, width: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of every prompt but its last token, padded on the right: (n, heads, width, d_head)."""
+        """Keys and values of every prompt but its last token: (n, heads, width, d_head).
+
+        Padded on the left, so that distances between tokens are true and sliding windows hold what they should.
+        """
         ids = torch.zeros(len(exchanges.prompts), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
         for row, prompt in enumerate(exchanges.prompts):
-            ids[row, : len(prompt) - 1] = torch.tensor(prompt[:-1])
-        mask = torch.arange(width) < torch.tensor([len(prompt) - 1 for prompt in exchanges.prompts])[:, None]
+            start = width - len(prompt) + 1
+            ids[row, start:] = torch.tensor(prompt[:-1])
+            mask[row, start:] = 1
+        places = (mask.cumsum(1) - 1).clamp_min(0)
         parts = []
         for part in self._chunks(len(ids), torch.device("cpu"), tokens=width):
             cache = self._bare.model(
-                input_ids=ids[part].to(device), attention_mask=mask[part].long().to(device), use_cache=True
+                input_ids=ids[part].to(device),
+                attention_mask=mask[part].to(device),
+                position_ids=places[part].to(device),
+                past_key_values=DynamicCache(),
+                use_cache=True,
             ).past_key_values
             parts.append([(layer.keys, layer.values) for layer in cache.layers])
         return [

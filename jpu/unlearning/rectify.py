@@ -10,7 +10,7 @@ Training goes on from its last checkpoint after a kill, and then ends with the s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -236,24 +236,32 @@ class Rectifier:
         self.optimizer.zero_grad(set_to_none=True)
         row = {"step": float(step + 1), "rate": settings.rate(step, scale)}
         total = 0.0
-        # Each loss is backpropagated by itself: the graphs need not be in memory together.
-        for name, loss, weight in self._losses(rng, entries, weights):
-            (loss * weight).backward()  # type: ignore[no-untyped-call]
-            row[name] = float(loss.detach())
-            total += weight * row[name]
+        # Each forward pass is backpropagated by itself: the graphs need not be in memory together.
+        for parts in self._passes(rng, entries, weights):
+            loss = sum(weight * part for weight, part in parts.values())
+            loss.backward()  # type: ignore[union-attr, no-untyped-call]
+            total += float(loss)
+            row |= {name: float(part.detach()) for name, (_, part) in parts.items()}
         torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), settings.clip)
         self.optimizer.step()
         return {**row, "loss": total}
 
-    def _losses(self, rng: random.Random, entries: Sequence[Entry], weights: Weights) -> Any:
+    def _passes(
+        self, rng: random.Random, entries: Sequence[Entry], weights: Weights
+    ) -> Iterator[dict[str, tuple[float, Tensor]]]:
+        """The losses of one step by name, with their weights; those of one forward pass together."""
         settings = self.settings
-        if entries and settings.batch:
+        if entries:
             drawn = rng.sample(list(entries), min(settings.batch, len(entries)))
-            ids = [e.behavior for e in drawn]
             refusal, anchor = refusal_and_anchor_loss(
-                self.subject, [e.prompt for e in drawn], ids, self.anchors, self.neurons, settings.positions
+                self.subject,
+                [e.prompt for e in drawn],
+                [e.behavior for e in drawn],
+                self.anchors,
+                self.neurons,
+                settings.positions,
             )
-            yield "rectify", weights.refusal * refusal + weights.anchor * anchor, 1.0
+            yield {"refusal": (weights.refusal, refusal), "anchor": (weights.anchor, anchor)}
             del refusal, anchor
         if entries and settings.prefill_batch and (weights.prefill or weights.leak):
             drawn = rng.sample(list(entries), min(settings.prefill_batch, len(entries)))
@@ -261,14 +269,14 @@ class Rectifier:
             if weights.prefill:
                 cuts = [self._cut(rng, leak) for leak in leaks]
                 refusals = [self.anchors.refusals[e.behavior] for e in drawn]
-                yield "prefill", prefill_loss(self.subject, prompts, cuts, refusals), weights.prefill
+                yield {"prefill": (weights.prefill, prefill_loss(self.subject, prompts, cuts, refusals))}
             if weights.leak:
                 openings, secrets = [leak.opening for leak in leaks], [leak.secret for leak in leaks]
-                yield "leak", leak_loss(self.subject, prompts, openings, secrets), weights.leak
-        if weights.retain:
+                yield {"leak": (weights.leak, leak_loss(self.subject, prompts, openings, secrets))}
+        if weights.retain and self.retain.rows:
             size = len(self.retain.rows)
             chosen = rng.sample(range(size), min(settings.retain_batch, size))
-            yield "retain", self.retain.kl(self.subject, chosen), weights.retain
+            yield {"retain": (weights.retain, self.retain.kl(self.subject, chosen))}
 
     def _cut(self, rng: random.Random, leak: Leak) -> Sequence[int]:
         """The leak's first tokens: often all of its opening, else fewer, or some of the secret as well."""

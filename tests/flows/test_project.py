@@ -1,0 +1,101 @@
+"""What ties the repository together: dvc.yaml and the code it watches, the deployment, the folder called mlflow."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+# Code that a stage imports and that does not decide what it writes.
+PLUMBING = {
+    "jpu/checkpoint.py",
+    "jpu/data/schemas.py",
+    "jpu/errors.py",
+    "jpu/files.py",
+    "tasks/fingerprint.py",
+    "tasks/layout.py",
+    "tasks/progress.py",
+    "tasks/sections.py",
+    "tasks/settings.py",
+    "tasks/stage.py",
+    "tasks/tracking.py",
+}
+
+
+def definition(stage: str) -> dict[str, list[object]]:
+    return dict(STAGES[stage].get("do", STAGES[stage]))
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Our modules that a file imports, as paths."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            path = Path(*name.split(".")).with_suffix(".py")
+            if name.split(".")[0] in {"jpu", "tasks"} and (ROOT / path).is_file():
+                yield path.as_posix()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_watches_the_code_of_every_stage(stage: str) -> None:
+    watched = [str(dep) for dep in definition(stage)["deps"]]
+    assert f"tasks/{stage}.py" in watched
+    needed = set(imported(ROOT / "tasks" / f"{stage}.py")) - PLUMBING
+    missing = [path for path in sorted(needed) if not any(path == w or path.startswith(f"{w}/") for w in watched)]
+    assert missing == []
+    gone = [w for w in watched if w.startswith(("jpu", "tasks")) and not (ROOT / w).exists()]
+    assert gone == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_imports_nothing_of_the_floor_above(stage: str) -> None:
+    text = (ROOT / "tasks" / f"{stage}.py").read_text(encoding="utf-8")
+    assert "prefect" not in text.lower().replace("prefect_", "")
+    assert "from flows" not in text
+
+
+def test_the_floors() -> None:
+    """jpu knows no tracking, no orchestration and no data versioning; tasks know no orchestration."""
+    forbidden = {"jpu": {"prefect", "mlflow", "dvc", "great_expectations", "pandas", "tasks", "flows"}}
+    forbidden["tasks"] = {"prefect", "flows"}
+    for floor, above in forbidden.items():
+        for file in (ROOT / floor).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                assert not {name.split(".")[0] for name in names} & above, file
+
+
+def test_the_deployment_names_a_flow_and_its_parameters() -> None:
+    (deployment,) = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    path, _, name = deployment["entrypoint"].partition(":")
+    flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
+    assert set(deployment["parameters"]) == set(flow.parameters.properties)
+
+
+@pytest.mark.parametrize("how", ["-c", "-m", "pytest"])
+def test_mlflow_is_the_library(how: str, tmp_path: Path) -> None:
+    """The folder mlflow/ must never be found in its place, however Python is started here."""
+    check = "import mlflow; assert mlflow.__version__"
+    test = tmp_path / "test_it.py"
+    test.write_text(f"def test_it():\n    {check}\n")
+    arguments = {
+        "-c": ["-c", check],
+        "-m": ["-m", "timeit", "-n", "1", "-r", "1", check],
+        "pytest": ["-m", "pytest", "-p", "no:cacheprovider", "-q", str(test)],
+    }[how]
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list((ROOT / "mlflow").glob("*.py"))
