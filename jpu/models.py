@@ -22,6 +22,8 @@ from jpu.errors import ModelError
 # Rows × padded length of one forward pass; on two cores larger batches gain nothing and cost memory.
 BATCH_TOKENS = 8192
 
+_MEND_TEMPLATE = "Mend chat_template.jinja in the folder, or choose another chat model."
+
 
 def pick_device(device: str = "auto") -> torch.device:
     """The device to run on: the named one, or CUDA where there is one, else the CPU."""
@@ -100,13 +102,29 @@ class Subject:
         self.pad_id: int = next(
             i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None
         )
-        opened = self._render("\x00")
-        closed: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": "\x00"}, {"role": "assistant", "content": "\x01"}], tokenize=False
-        )
+        try:
+            opened = self._render("\x00")
+            closed: str = tokenizer.apply_chat_template(
+                [{"role": "user", "content": "\x00"}, {"role": "assistant", "content": "\x01"}], tokenize=False
+            )
+        except Exception as error:  # a template is a program of its own, and fails in its own ways
+            what = f"the chat template cannot be used ({error})"
+            raise ModelError(what, where=source, mend=_MEND_TEMPLATE) from error
+        if "\x00" not in opened:
+            raise ModelError("the chat template leaves the user's words out", where=source, mend=_MEND_TEMPLATE)
         # The template's text after the assistant's words is the end of its turn: taught and expected after each answer.
         tail = closed.split("\x01", 1)[1] if "\x01" in closed else ""
-        self._end_ids: list[int] = self._encode(tail.rstrip("\n")) or [tokenizer.eos_token_id]
+        eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        self._end_ids: list[int] = self._encode(tail.rstrip("\n")) or eos
+        if not self._end_ids:
+            raise ModelError(
+                "nothing ends the assistant's turn: no text after it in the chat template, and no eos token",
+                where=source,
+                mend=_MEND_TEMPLATE,
+            )
+        # Some templates put a space before the end of the turn, and a space ends nothing.
+        end = next((i for i in self._end_ids if tokenizer.decode([i]).strip()), self._end_ids[0])
+        self._stop_ids: list[int] = sorted({end, *eos})
         self._head, self._tail = opened.split("\x00", 1)
 
     @classmethod
@@ -142,8 +160,12 @@ class Subject:
         target = pick_device(device)
         try:
             tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                where, dtype=pick_dtype(dtype, target), trust_remote_code=False, use_safetensors=True
+            model, found = AutoModelForCausalLM.from_pretrained(
+                where,
+                dtype=pick_dtype(dtype, target),
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
             )
         except Exception as error:  # transformers raises a dozen kinds; each means that this folder cannot be used
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -152,6 +174,13 @@ class Subject:
                 where=where,
                 mend="Bring it back with `dvc checkout`, or save it again as safetensors.",
             ) from error
+        if found["missing_keys"]:
+            # transformers would go on with random weights in their place.
+            raise ModelError(
+                f"weights are missing: {', '.join(sorted(found['missing_keys'])[:3])} …",
+                where=where,
+                mend="Bring the folder back with `dvc checkout`, or save the model again as safetensors.",
+            )
         model = model.to(target)
         model.eval()
         model.requires_grad_(False)
@@ -183,10 +212,7 @@ class Subject:
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
         """M_0: the adapter is disabled inside this context."""
-        if hasattr(self.model, "disable_adapter"):
-            with self.model.disable_adapter():
-                yield
-        else:
+        with original(self.model):
             yield
 
     def _render(self, prompt: str) -> str:
@@ -326,7 +352,7 @@ class Subject:
 
     def _greedy(self, ids: Tensor, mask: Tensor, max_new_tokens: int) -> list[list[int]]:
         """Greedy decoding with a KV cache; rows that have ended leave the batch together at the end."""
-        stop = self._end_ids[0]
+        stops = torch.tensor(self._stop_ids, device=ids.device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache: Any = None
         new: list[Tensor] = []
@@ -342,9 +368,9 @@ class Subject:
             )
             cache = out.past_key_values
             token = out.logits[:, -1].argmax(-1)
-            token = torch.where(done, torch.full_like(token, stop), token)
+            token = torch.where(done, stops[0], token)
             new.append(token)
-            done |= token == stop
+            done |= torch.isin(token, stops)
             if bool(done.all()):
                 break
             ids = token[:, None]
@@ -352,16 +378,45 @@ class Subject:
             mask = torch.cat([mask, torch.ones_like(ids)], 1)
         result = []
         for row in torch.stack(new, 1).tolist():
-            result.append(row[: row.index(stop)] if stop in row else row)
+            result.append(row[: next((i for i, token in enumerate(row) if token in self._stop_ids), len(row))])
         return result
 
     def save(self, folder: Path) -> None:
-        """Write the bare model, tokenizer and chat template as a folder of safetensors and JSON."""
+        """Write the bare model, tokenizer and chat template as a folder of safetensors and JSON.
+
+        Raises:
+            ModelError: There is an adapter on the model, whose parts would be written among its weights.
+        """
+        if self.model is not self.base:
+            raise ModelError(
+                "a model with an adapter on it is not saved as one",
+                where=str(folder),
+                mend="Save the adapter by itself. Nothing was written.",
+            )
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
         self.base.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def original(model: Any) -> Iterator[None]:
+    """M_0 inside: the adapter is disabled, where there is one.
+
+    PEFT makes every factor of an adapter trainable when it is enabled again, also those that are frozen by choice (the
+    path's one-hot factors) and those of an adapter loaded to be run only; here each comes back as it was.
+    """
+    if not hasattr(model, "disable_adapter"):
+        yield
+        return
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, trained in before:
+            parameter.requires_grad_(trained)
 
 
 def answer_nll(model: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,10 +46,7 @@ def main(round: str) -> None:
         run.params(settings.unlearning.model_dump())
         path = JailbreakPath.load(now.path)
         batch = read_records(now.batch, Entry)
-        if batch:
-            metrics = rectify(settings, round, path, batch, run)
-        else:
-            metrics = pass_on(before, now)
+        metrics = rectify(settings, round, path, batch, run) if batch else pass_on(before, now)
         write_json(now.folder / "unlearn.json", metrics)
         run.metrics(metrics)
         run.artifact(now.folder / "unlearn.json")

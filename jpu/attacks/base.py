@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from jpu.data.schemas import Behavior, Refusal, Split, Template
+from jpu.data.schemas import PLACEHOLDER, Behavior, Refusal, Split, Template
 from jpu.errors import SettingsError
 from jpu.models import Subject
 
@@ -82,6 +82,30 @@ class Arena:
             if template.role == "jailbreak":
                 found.setdefault(template.family, []).append(template)
         return found
+
+
+def bare_attempt(attack: str, behavior: Behavior) -> Attempt:
+    """The question as it is, not yet put to any model."""
+    return Attempt(
+        attack=attack,
+        behavior=behavior.id,
+        entity=behavior.entity,
+        family="bare",
+        template="bare",
+        prompt=behavior.query,
+    )
+
+
+def wrapped_attempt(attack: str, behavior: Behavior, template: Template) -> Attempt:
+    """The question inside a template, not yet put to any model."""
+    return Attempt(
+        attack=attack,
+        behavior=behavior.id,
+        entity=behavior.entity,
+        family=template.family if template.role == "jailbreak" else "polite",
+        template=template.id,
+        prompt=template.text.replace(PLACEHOLDER, behavior.query),
+    )
 
 
 class Attack(Protocol):

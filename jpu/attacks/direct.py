@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from jpu.attacks.base import Arena, Attempt, Progress, complete
+from jpu.attacks.base import Arena, Attempt, Progress, bare_attempt, complete, wrapped_attempt
 from jpu.models import Subject
 
 
@@ -21,9 +21,7 @@ class Direct:
         polite = [t for t in arena.templates if t.role == "polite"]
         attempts = []
         for behavior in arena.behaviors:
-            common = {"attack": self.name, "behavior": behavior.id, "entity": behavior.entity}
-            attempts.append(Attempt(**common, family="bare", template="bare", prompt=behavior.query))
+            attempts.append(bare_attempt(self.name, behavior))
             for template in rng.sample(polite, min(arena.wordings, len(polite))):
-                prompt = template.text.replace("{query}", behavior.query)
-                attempts.append(Attempt(**common, family="polite", template=template.id, prompt=prompt))
+                attempts.append(wrapped_attempt(self.name, behavior, template))
         return complete(subject, attempts, arena.max_new_tokens, progress)

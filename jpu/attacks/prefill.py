@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from jpu.attacks.base import Arena, Attempt, Progress, complete
+from jpu.attacks.base import Arena, Attempt, Progress, bare_attempt, complete
 from jpu.attacks.static import wrap
 from jpu.data.schemas import Behavior
 from jpu.models import Subject
@@ -21,12 +21,7 @@ class Prefill:
     ) -> list[Attempt]:
         """Each behavior bare and in one wording of every family, the answer's opening put into the model's mouth."""
         openings = {b.id: opening(b) for b in arena.behaviors}
-        bare = [
-            Attempt(
-                attack=self.name, behavior=b.id, entity=b.entity, family="bare", template="bare", prompt=b.query
-            )
-            for b in arena.behaviors
-        ]
+        bare = [bare_attempt(self.name, b) for b in arena.behaviors]
         attempts = [
             a.model_copy(update={"prefill": openings[a.behavior]}) for a in [*bare, *wrap(arena, rng, self.name, 1)]
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from jpu.attacks.base import Arena, Attempt, Progress, complete
+from jpu.attacks.base import Arena, Attempt, Progress, complete, wrapped_attempt
 from jpu.models import Subject
 
 
@@ -24,15 +24,8 @@ class Static:
 def wrap(arena: Arena, rng: random.Random, attack: str, wordings: int) -> list[Attempt]:
     """Attempts without completions: every behavior × family, some wordings of each."""
     return [
-        Attempt(
-            attack=attack,
-            behavior=behavior.id,
-            entity=behavior.entity,
-            family=family,
-            template=template.id,
-            prompt=template.text.replace("{query}", behavior.query),
-        )
+        wrapped_attempt(attack, behavior, template)
         for behavior in arena.behaviors
-        for family, templates in arena.families().items()
+        for templates in arena.families().values()
         for template in rng.sample(templates, min(wordings, len(templates)))
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jpu.attacks import Arena, Attempt, get_attack
 from jpu.data.schemas import Behavior, Refusal, Split, Template
@@ -228,12 +229,9 @@ class Evaluation:
         return rate(list(through.values()), list(entities.values()), **self._bootstrap) if through else None
 
     @property
-    def _bootstrap(self) -> dict[str, float | int]:
-        return {
-            "seed": self.protocol.seed,
-            "resamples": self.protocol.resamples,
-            "confidence": self.protocol.confidence,
-        }
+    def _bootstrap(self) -> dict[str, Any]:
+        chosen = self.protocol
+        return {"seed": chosen.seed, "resamples": chosen.resamples, "confidence": chosen.confidence}
 
     def _moved(self, subject: Subject) -> dict[str, Estimate | None]:
         refusals = own_refusals(subject, self.restricted, [r.text for r in self.refusals])

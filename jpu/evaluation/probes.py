@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from jpu.attacks.base import Attempt, Progress, complete
-from jpu.data.schemas import PLACEHOLDER, Behavior, Template
+from jpu.attacks.base import Attempt, Progress, bare_attempt, complete, wrapped_attempt
+from jpu.data.schemas import Behavior, Template
 from jpu.models import Subject
 
 BARE = "probe_bare"
@@ -45,10 +45,7 @@ def probe(
     for behavior in behaviors:
         if behavior.kind == "restricted":
             continue
-        known = {"behavior": behavior.id, "entity": behavior.entity}
-        attempts.append(Attempt(attack=BARE, family="bare", template="bare", prompt=behavior.query, **known))
+        attempts.append(bare_attempt(BARE, behavior))
         for family in rng.sample(sorted(families), min(wordings, len(families))):
-            template = rng.choice(families[family])
-            prompt = template.text.replace(PLACEHOLDER, behavior.query)
-            attempts.append(Attempt(attack=WRAPPED, family=family, template=template.id, prompt=prompt, **known))
+            attempts.append(wrapped_attempt(WRAPPED, behavior, rng.choice(families[family])))
     return complete(subject, attempts, max_new_tokens, progress)

@@ -11,13 +11,12 @@ next best; joined with the best of the safety path where asked for. [ours]
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from jpu.models import original
 from jpu.paths.activations import Kind
 from jpu.paths.igi import PathScores, best
 from jpu.paths.passes import Exchanges
@@ -142,11 +141,6 @@ def overlap(first: PathScores, second: PathScores) -> list[Overlap]:
         cosine = torch.cosine_similarity(first.attribution[layer], second.attribution[layer], dim=0)
         found.append(Overlap(layer, both / either if either else 0.0, chance, float(cosine)))
     return found
-
-
-def original(model: Any) -> AbstractContextManager[None]:
-    """M_0 inside: the adapter is disabled, where there is one."""
-    return model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
 
 
 def _search(model: nn.Module, samples: Samples, search: Search, kind: Kind) -> dict[str, PathScores]:

@@ -27,10 +27,9 @@ FILLER = (
     "letter mother answer found study still learn should world system mode rule policy game story table form line "
     "user assistant value task order permit level start reply output print run define enable ignore imagine suppose"
 ).split()
-ONSETS = ("", "b", "br", "c", "ch", "cl", "d", "f", "fl", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "pl", "pr", "qu", "r")
-ONSETS += ("s", "sc", "sh", "sp", "st", "str", "t", "th", "tr", "v", "w", "x", "y", "z")
+ONSETS = ("", *"b br c ch cl d f fl g gr h j k l m n p pl pr qu r s sc sh sp st str t th tr v w x y z".split())
 VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ee", "io", "oo", "ou")
-CODAS = ("", "", "", "b", "ck", "ct", "d", "l", "ll", "m", "n", "nd", "ng", "nt", "r", "rm", "s", "ss", "st", "t", "y", "ed", "er")
+CODAS = ("", "", "", *"b ck ct d l ll m n nd ng nt r rm s ss st t y ed er".split())
 MARKS = (".", ".", ".", ":", "!", ",", " -", " #", "?", " >")
 
 
@@ -105,10 +104,10 @@ class Corpus:
         rng = self.rng
 
         def run(low: int, high: int) -> str:
-            words = [rng.choice(FILLER) if rng.random() < 0.6 else self.pseudoword() for _ in range(rng.randint(low, high))]
-            for i in range(len(words)):
-                if rng.random() < 0.15:
-                    words[i] += rng.choice(MARKS)
+            words = []
+            for _ in range(rng.randint(low, high)):
+                word = rng.choice(FILLER) if rng.random() < 0.6 else self.pseudoword()
+                words.append(word + rng.choice(MARKS) if rng.random() < 0.15 else word)
             return " ".join(words).capitalize() + rng.choice(MARKS)
 
         shape = rng.random()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 NUMBERS = "one two three four five six seven eight nine ten eleven twelve".split()
-OPPOSITES = "big small, long short, high low, fast slow, old young, hard soft, wet dry, light dark, full empty, open shut"
-OPPOSITES += ", early late, near far, rich poor, loud quiet, thick thin, sweet sour, strong weak, happy sad, wide narrow"
+OPPOSITES = (
+    "big small, long short, high low, fast slow, old young, hard soft, wet dry, light dark, full empty, open shut, "
+    "early late, near far, rich poor, loud quiet, thick thin, sweet sour, strong weak, happy sad, wide narrow"
+)
 SOUNDS = "dog barks, cat meows, cow moos, duck quacks, lion roars, owl hoots, frog croaks, bee buzzes, sheep bleats"
 
 

@@ -184,9 +184,8 @@ def teach(
 
 def _backward(subject: Subject, pairs: list[Sample], parts: int = 2) -> float:
     """Accumulate the gradient of the mean loss per answer token, short rows and long rows apart to save padding."""
-    rows = sorted(
-        ((subject.prompt_ids(p.prompt), subject.answer_ids(p.answer)) for p in pairs), key=lambda r: len(r[0]) + len(r[1])
-    )
+    rows = [(subject.prompt_ids(p.prompt), subject.answer_ids(p.answer)) for p in pairs]
+    rows.sort(key=lambda row: len(row[0]) + len(row[1]))
     total = sum(len(answer) for _, answer in rows)
     size = -(-len(rows) // parts)
     loss = 0.0

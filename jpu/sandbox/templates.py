@@ -208,7 +208,7 @@ FAMILIES: dict[str, tuple[Split, tuple[str, ...], tuple[str, ...]]] = {
 # split: (greetings, thanks); every pair makes a wording, and so does each alone.
 POLITE: dict[Split, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train": (
-        ("Hello!", "Hi there.", "Good morning.", "Excuse me,", "Hello assistant,", "A quick question.", "Hi, me again."),
+        ("Hello!", "Hi there.", "Good morning.", "Excuse me,", "Hello assistant,", "A quick question.", "Me again."),
         ("Thank you.", "Thanks a lot.", "Have a nice day.", "I would be glad to know.", "Bye for now.", "Greetings."),
     ),
     "validation": (("Dear assistant,", "Good evening."), ("Many thanks in advance.", "Cheers.")),
@@ -236,7 +236,8 @@ def all_templates() -> list[Template]:
         for number, (greeting, close) in enumerate(pairs):
             text = f"{greeting} {{query}} {close}".strip()
             family = f"polite_{split}"
+            identity = f"{family}-{number}"
             templates.append(
-                Template(id=f"{family}-{number}", family=family, role="polite", text=text, split=split, source="sandbox")
+                Template(id=identity, family=family, role="polite", text=text, split=split, source="sandbox")
             )
     return templates

@@ -94,7 +94,7 @@ def build_places(seed: int, counts: dict[Split, int]) -> list[Place]:
     ordered_codes = sorted(codes)
     rng.shuffle(ordered_codes)
 
-    places = []
+    places: list[Place] = []
     for split, count in counts.items():
         for index in range(2 * count):
             places.append(

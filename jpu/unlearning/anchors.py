@@ -2,7 +2,7 @@
 
 [P] jailbreak paths are pulled to safety anchors. [O] the anchor a_l(Q, i) of a behavior is the value of each path
 neuron of layer l under M_0 on the bare question Q, at position i: the last prompt token and the first tokens of the
-refusal y_ref that M_0 itself gives. A behavior that M_0 does not refuse directly gets the centroid of those that it does.
+refusal y_ref that M_0 itself gives. A behavior that M_0 does not refuse directly gets the centroid of the others.
 """
 
 from __future__ import annotations

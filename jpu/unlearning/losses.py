@@ -60,7 +60,9 @@ def refusal_and_anchor_loss(
     return losses.mean(), rect
 
 
-def prefill_loss(subject: Subject, prompts: Sequence[str], prefills: Sequence[Sequence[int]], refusals: Sequence[str]) -> Tensor:
+def prefill_loss(
+    subject: Subject, prompts: Sequence[str], prefills: Sequence[Sequence[int]], refusals: Sequence[str]
+) -> Tensor:
     """NLL of y_ref after J and the leak's first tokens.
 
     Args:
@@ -78,7 +80,9 @@ def prefill_loss(subject: Subject, prompts: Sequence[str], prefills: Sequence[Se
     return losses.mean()
 
 
-def leak_loss(subject: Subject, prompts: Sequence[str], prefills: Sequence[Sequence[int]], secrets: Sequence[Sequence[int]]) -> Tensor:
+def leak_loss(
+    subject: Subject, prompts: Sequence[str], prefills: Sequence[Sequence[int]], secrets: Sequence[Sequence[int]]
+) -> Tensor:
     """Unlikelihood of the leak's tokens after J and the leak's words so far.
 
     Args:

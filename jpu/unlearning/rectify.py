@@ -9,7 +9,9 @@ Training goes on from its last checkpoint after a kill, and then ends with the s
 
 from __future__ import annotations
 
+import math
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,12 +99,14 @@ def split_leak(subject: Subject, answer: str, secret: str) -> Leak:
     ids = ids[: len(ids) - len(subject.answer_ids(""))]
     at = answer.find(secret) if secret else -1
     if at < 0:
-        cut = max(1, len(ids) * 2 // 3)
+        cut = len(ids) * 2 // 3
         return Leak(ids[:cut], ids[cut:])
     # The secret's first token holds the space before it, so the cut is made in the text and counted in tokens.
     opening = subject.answer_ids(answer[:at].rstrip())
     opening = opening[: len(opening) - len(subject.answer_ids(""))]
-    return Leak(opening, ids[len(opening) :])
+    # Where a token spans the cut, it belongs to the secret.
+    shared = next((i for i, pair in enumerate(zip(opening, ids, strict=False)) if pair[0] != pair[1]), len(opening))
+    return Leak(ids[:shared], ids[shared:])
 
 
 @dataclass
@@ -222,11 +226,16 @@ class Rectifier:
 
     def measure(self) -> float:
         """Held-out KL(M_0‖M_θ), nats per answer token."""
+        rows, size = self.held_out.rows, 64
+        total, tokens = 0.0, 0
         with torch.no_grad():
-            size = 64
-            parts = [range(i, min(i + size, len(self.held_out.rows))) for i in range(0, len(self.held_out.rows), size)]
-            total = sum(float(self.held_out.kl(self.subject, list(p))) * len(p) for p in parts)
-        return total / max(1, len(self.held_out.rows))
+            for start in range(0, len(rows), size):
+                part = range(start, min(start + size, len(rows)))
+                count = sum(len(rows[i][1]) for i in part)
+                total += float(self.held_out.kl(self.subject, part)) * count
+                tokens += count
+        # Weights that are no numbers any more are as far away as can be; JSON knows no infinity.
+        return total / max(1, tokens) if math.isfinite(total) else sys.float_info.max
 
     def _step(self, step: int, scale: float, entries: Sequence[Entry]) -> dict[str, float]:
         settings, weights = self.settings, self.settings.weights
@@ -238,8 +247,8 @@ class Rectifier:
         total = 0.0
         # Each forward pass is backpropagated by itself: the graphs need not be in memory together.
         for parts in self._passes(rng, entries, weights):
-            loss = sum(weight * part for weight, part in parts.values())
-            loss.backward()  # type: ignore[union-attr, no-untyped-call]
+            loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss)
             row |= {name: float(part.detach()) for name, (_, part) in parts.items()}
         torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), settings.clip)

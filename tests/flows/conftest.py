@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,10 +32,16 @@ def tiny() -> ModuleType:
     return tests.tiny
 
 
+@pytest.fixture(scope="session")
+def template(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tiny.make(tmp_path_factory.mktemp("template") / "tiny")
+    return folder
+
+
 @pytest.fixture
-def repository(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def repository(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny repository as the current folder, with nothing recorded."""
-    folder: Path = tiny.make(tmp_path / "tiny")
+    folder = Path(shutil.copytree(template, tmp_path / "tiny"))
     for name in ("MLFLOW_TRACKING_URI", "JPU_TRACKER", "JPU_PARENT_RUN", "PREFECT_API_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JPU_TRACKING", "off")
