@@ -64,7 +64,7 @@ def attack_folder(model: Path | str, adapter: Path | None = None) -> Metrics:
     """Evaluate any model folder on the prepared test split; nothing is written.
 
     Args:
-        model: A model folder or hub name.
+        model: A model folder or hub name; or an adapter folder, which goes on the subject in artifacts/subject.
         adapter: An adapter folder to put on it.
 
     Returns:
@@ -75,6 +75,8 @@ def attack_folder(model: Path | str, adapter: Path | None = None) -> Metrics:
         DataError: The prepared data is missing or broken.
     """
     settings = load_settings()
+    if adapter is None and (Path(model) / "adapter_config.json").is_file():
+        model, adapter = SUBJECT, Path(model)
     subject = Subject.load(model, adapter, device=settings.subject.device, dtype=settings.subject.dtype)
     evaluation = build(load_prepared(), subject, settings.evaluation, settings.seed)
     return as_json(measure(evaluation, subject, "attack").metrics)

@@ -8,10 +8,11 @@ before any time is spent on it. Trains only on the sandbox; a model of your own 
 
 from __future__ import annotations
 
+from jpu.checkpoint import Checkpoint
 from jpu.errors import SettingsError
 from jpu.evaluation.gates import Shown, examine
 from jpu.files import atomic_folder, write_json, write_text
-from jpu.models import Subject
+from jpu.models import Subject, pick_device
 from jpu.sandbox.corpus import Corpus
 from jpu.sandbox.smollm2 import load_smollm2
 from jpu.sandbox.teach import Schedule, new_model, teach, train_tokenizer
@@ -33,7 +34,9 @@ def main() -> None:
         run.params(section.model_dump())
         data = load_prepared()
 
-        key = fingerprint(PREPARED, params={"seed": settings.seed, "subject": section.model_dump(mode="json")})
+        # Not of the gates: one that is lowered must not cost the teaching again.
+        taught = section.model_dump(mode="json", exclude={"gates"})
+        key = fingerprint(PREPARED, params={"seed": settings.seed, "subject": taught})
         subject, losses = make(section, data, settings.seed, key)
         for step in range(0, len(losses), 10):
             run.metrics({"loss": losses[step]}, step=step)
@@ -49,12 +52,15 @@ def main() -> None:
             write_json(folder / "round.json", {"rank": 0, "converged": False})
         write_text(start.buffer, "")
         write_json(SUBJECT_METRICS, shown.as_dict())
+        Checkpoint(CHECKPOINTS / "subject", key).clear()
         run.metrics(shown.as_dict())
         run.artifact(SUBJECT_METRICS)
 
 
 def make(section: SubjectSettings, data: Prepared, seed: int, key: str) -> tuple[Subject, list[float]]:
     """The subject of this kind, taught where it is to be taught, and its training losses."""
+    if section.kind == "model":
+        return Subject.load(section.model, device=section.device, dtype=section.dtype), []
     corpus = Corpus(data.behaviors, data.templates, data.refusals, seed)
     if section.kind == "sandbox" and section.architecture is not None:
         shape = section.architecture
@@ -64,11 +70,9 @@ def make(section: SubjectSettings, data: Prepared, seed: int, key: str) -> tuple
         model = new_model(
             tokenizer, layers=shape.layers, width=shape.width, ffn=shape.ffn, heads=shape.heads, seed=seed
         )
-        subject = Subject(model, tokenizer, "sandbox")
-    elif section.kind == "smollm2":
-        subject = load_smollm2(device=section.device)
+        subject = Subject(model.to(pick_device(section.device)), tokenizer, "sandbox")
     else:
-        return Subject.load(section.model, device=section.device, dtype=section.dtype), []
+        subject = load_smollm2(device=section.device)
     if section.teaching is None:
         raise SettingsError("this kind of subject needs teaching", where="params.yaml subject.teaching")
     report = Progress("teaching the subject")

@@ -53,7 +53,7 @@ class MiningSettings:
         iterations: Steps of mutation.
         offspring: Most offspring a step, of all parents.
         children: Most offspring a step, of one parent.
-        template_mutation: Probability that an offspring's template is mutated too.
+        template_mutation: Probability that the template of a fresh entry or of an offspring is mutated too.
         split: Split of behaviors, templates and operators.
     """
 
@@ -114,15 +114,16 @@ class Breeder:
         for _ in range(self.rng.randint(0, self.settings.fresh_mutations)):
             query, made = self._mutate(query, behavior)
             history += made
+        text, around = self._mutate_template(template.text)
         return make_entry(
             behavior=behavior.id,
             template=template.id,
             family=template.family,
-            text=template.text,
+            text=text,
             query=query,
             split=self.settings.split,
             round=self.settings.round,
-            history=history,
+            history=[*history, *around],
         )
 
     def breed(self, parents: Sequence[Entry], known: set[str]) -> list[Entry]:
@@ -143,11 +144,9 @@ class Breeder:
         query, made = self._mutate(parent.query, self.behaviors.get(parent.behavior))
         text = parent.template_text
         mutated_before = sum(operator(name).level == "template" for name in parent.history)
-        if mutated_before < _AROUND and self.rng.random() < self.settings.template_mutation:
-            around = self.rng.choice(self.template_operators)
-            mutated = around.apply(text, self.rng)
-            made += [around.name] if mutated != text else []
-            text = mutated
+        if mutated_before < _AROUND:
+            text, around = self._mutate_template(text)
+            made += around
         child = make_entry(
             behavior=parent.behavior,
             template=parent.template,
@@ -161,6 +160,14 @@ class Breeder:
         )
         self._made.setdefault(child.id, tuple(made))
         return child
+
+    def _mutate_template(self, text: str) -> tuple[str, list[str]]:
+        """At the settings' probability, one random operator on a template, and its name when it changed something."""
+        if not self.template_operators or self.rng.random() >= self.settings.template_mutation:
+            return text, []
+        around = self.rng.choice(self.template_operators)
+        mutated = around.apply(text, self.rng, partner=self.rng.choice(self.templates).text)
+        return mutated, [around.name] if mutated != text else []
 
     def last_operators(self, entry: Entry) -> tuple[str, ...]:
         """The operators that made an offspring of this run from its parent."""

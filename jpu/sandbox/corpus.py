@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jpu.data.schemas import Behavior, Refusal, Template
+from jpu.errors import DataError
 from jpu.sandbox.world import QUESTIONS
 
 FILLER = (
@@ -49,6 +50,9 @@ class Corpus:
         templates: Wordings; jailbreaks of the test split are left out.
         refusals: y_ref, the refusals to be taught.
         seed: Seed of the stream.
+
+    Raises:
+        DataError: This is other data than the sandbox's.
     """
 
     def __init__(
@@ -62,6 +66,13 @@ class Corpus:
         self.jailbreaks = [t.text for t in templates if t.role == "jailbreak" and t.split != "test"]
         self.polite = [t.text for t in templates if t.role == "polite" and t.split != "test"]
         self.refusals = [r.text for r in refusals]
+        known = all(b.id.rpartition("-")[2] in QUESTIONS for b in self.facts)
+        if not (known and self.codes and self.open and self.talk and self.jailbreaks and self.polite and self.refusals):
+            raise DataError(
+                "this is not the sandbox, and nothing else can be taught",
+                where="artifacts/prepared",
+                mend="Set data.source to sandbox, or subject.kind to model, in params.yaml. Nothing was written.",
+            )
 
     def question(self, behavior: Behavior) -> str:
         """The behavior's question in one of its wordings, sometimes carelessly typed."""

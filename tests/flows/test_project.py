@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from flows.data import GENERATOR, SANDBOX
+from tasks.repository import data_hash, hash_path
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -60,6 +64,14 @@ def test_dvc_watches_the_code_of_every_stage(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_dvc_watches_the_settings_of_every_stage(stage: str) -> None:
+    watched = {str(param).replace("profiles.${profile}.", "").split(".")[0] for param in definition(stage)["params"]}
+    sections = "seed|data|subject|mining|paths|unlearning|evaluation"
+    used = set(re.findall(rf"settings\.({sections})\b", (ROOT / "tasks" / f"{stage}.py").read_text(encoding="utf-8")))
+    assert used <= watched
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_imports_nothing_of_the_floor_above(stage: str) -> None:
     text = (ROOT / "tasks" / f"{stage}.py").read_text(encoding="utf-8")
     assert "prefect" not in text.lower().replace("prefect_", "")
@@ -76,6 +88,12 @@ def test_the_floors() -> None:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 assert not {name.split(".")[0] for name in names} & above, file
+
+
+def test_a_fresh_clone_generates_what_data_dvc_pins(tmp_path: Path) -> None:
+    command = [sys.executable, *GENERATOR, str(tmp_path / "data" / SANDBOX)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert hash_path(tmp_path / "data", ROOT) == data_hash(ROOT)
 
 
 def test_the_deployment_names_a_flow_and_its_parameters() -> None:

@@ -156,47 +156,35 @@ def test_a_prefill_is_not_part_of_the_completion(make_subject: Make) -> None:
     assert subject.generate(["Hi"], prefills=["The code of"]) != subject.generate(["Hi"])
 
 
-class Chain(nn.Module):
-    """Says token after token of a script, whatever it is asked."""
+class UpTo(nn.Module):
+    """Says "a" until a row has `length` tokens, then ends the turn, and would go on with "b"."""
 
-    def __init__(self, script: list[int], stop: int, size: int) -> None:
+    def __init__(self, tokenizer: Any, length: int) -> None:
         super().__init__()
-        self.anchor = nn.Parameter(torch.zeros(1))
-        self.script, self.stop, self.size = script, stop, size
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.a, self.b = tokenizer.convert_tokens_to_ids(["a", "b"])
+        self.stop, self.size, self.length = tokenizer.eos_token_id, len(tokenizer), length
         self.calls = 0
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> SimpleNamespace:
-        said = self.calls
         self.calls += 1
-        token = self.script[said] if said < len(self.script) else self.stop
-        logits = torch.zeros(len(input_ids), 1, self.size)
-        logits[..., token] = 1.0
-        return SimpleNamespace(logits=logits, past_key_values=None)
+        long = attention_mask.sum(1)
+        tokens = torch.where(long < self.length, self.a, torch.where(long == self.length, self.stop, self.b))
+        return SimpleNamespace(logits=nn.functional.one_hot(tokens, self.size).float()[:, None], past_key_values=None)
 
 
-def test_the_end_of_the_turn_ends_a_completion(tokenizer: Any) -> None:
-    words = tokenizer("amber dune", add_special_tokens=False)["input_ids"]
-    model = Chain(words, tokenizer.eos_token_id, len(tokenizer))
-    assert Subject(model, tokenizer).generate(["a", "a longer one"], max_new_tokens=20) == ["amber dune"] * 2
-    assert model.calls == len(words) + 1
+def test_the_end_of_the_turn_ends_each_row_and_then_the_batch(tokenizer: Any) -> None:
+    model = UpTo(tokenizer, 14)
+    subject = Subject(model, tokenizer)
+    prompts = ["What is the code?", "x", "Hello!"]
+    lengths = [14 - len(subject.prompt_ids(prompt)) for prompt in prompts]
+    assert len(set(lengths)) == 3 and min(lengths) > 0
+    assert subject.generate(prompts, max_new_tokens=20) == ["a" * length for length in lengths]
+    assert model.calls == max(lengths) + 1
 
 
 def test_a_completion_is_no_longer_than_asked(tokenizer: Any) -> None:
-    word = tokenizer("a", add_special_tokens=False)["input_ids"]
-    model = Chain(word * 50, tokenizer.eos_token_id, len(tokenizer))
-    assert Subject(model, tokenizer).generate(["x"], max_new_tokens=7) == ["a" * 7]
-
-
-def test_rows_that_have_ended_wait_for_the_others(make_subject: Make) -> None:
-    # Of random models, one that ends some rows early: what it says is the same as for each row alone.
-    prompts = [f"Question number {n}?" for n in range(6)]
-    ended = 0
-    for seed in range(4):
-        subject = make_subject(seed=seed)
-        together = subject.generate(prompts, max_new_tokens=10)
-        assert together == [subject.generate([p], max_new_tokens=10)[0] for p in prompts]
-        ended += sum(len(subject.answer_ids(text)) < 9 for text in together)
-    assert ended
+    assert Subject(UpTo(tokenizer, 99), tokenizer).generate(["x"], max_new_tokens=7) == ["a" * 7]
 
 
 def test_generate_reports_what_it_has_done(make_subject: Make) -> None:

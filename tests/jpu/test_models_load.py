@@ -117,9 +117,8 @@ def test_a_saved_subject_comes_back_as_it_was(make_subject: Make, folder: Path, 
     assert torch.equal(after.nll(["a", "b c"], ["d", "e"]), before.nll(["a", "b c"], ["d", "e"]))
     assert not after.model.training and not any(p.requires_grad for p in after.model.parameters())
     after.save(tmp_path / "again")
-    assert {p.name: p.read_bytes() for p in (tmp_path / "again").iterdir()} == {
-        p.name: p.read_bytes() for p in folder.iterdir()
-    }
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
     assert not list(folder.glob("*.bin")) and not list(folder.glob("*.pkl"))
 
 

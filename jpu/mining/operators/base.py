@@ -79,7 +79,8 @@ class Operator:
         if self.level == "template" and PLACEHOLDER not in text:
             raise ValueError(f"operator {self.name}: the template has no {PLACEHOLDER}")
         words = frozenset(part for word in keep for part in word.split())
-        kept = words | names(text)
+        # A template's own names ("play the part of Vex") are part of the disguise, and may change with it.
+        kept = words if self.level == "template" else words | names(text)
         call = Call(text, rng, kept if partner is None else kept | names(partner), partner)
         result = self.rewrite(call).strip()
         whole = bool(result) and holds_words(result, kept, of=text)

@@ -172,7 +172,7 @@ def test_between_full_rescorings_a_sample_is_visited() -> None:
 def test_fresh_entries_can_come_mutated() -> None:
     batch, _ = run(lambda prompt: 2.0, fresh_mutations=2, iterations=0)
     assert any(entry.history for entry in batch.parents)
-    assert all(len(entry.history) <= 2 and entry.parent is None for entry in batch.parents)
+    assert all(len(entry.history) <= 3 and entry.parent is None for entry in batch.parents)
 
 
 def test_queries_do_not_grow_without_bound() -> None:

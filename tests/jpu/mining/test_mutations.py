@@ -43,7 +43,8 @@ def texts(op: Operator) -> tuple[str, ...]:
 
 def apply(op: Operator, text: str, seed: int) -> str:
     keep = frozenset({"Zorvik", "Belor"})
-    return op.apply(text, random.Random(seed), partner="Which code does Belor have?", keep=keep)
+    partner = "Which code does Belor have?" if op.level == "query" else TEMPLATES[3]
+    return op.apply(text, random.Random(seed), partner=partner, keep=keep)
 
 
 @by_name
