@@ -1,6 +1,6 @@
 # Two commands do everything: `make harden` and `make test`. Both set up .venv first, once.
 .DEFAULT_GOAL := help
-.PHONY: help setup harden test check clean
+.PHONY: help setup harden test clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?=
@@ -16,7 +16,7 @@ export GX_ANALYTICS_ENABLED = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 help:
-	@echo "make harden                  attack, diagnose, harden and judge the sandbox subject; about six minutes on two cores"
+	@echo "make harden                  attack, diagnose, harden and judge the sandbox subject; minutes on two cores"
 	@echo "make harden PROFILE=smollm2  the same for SmolLM2-135M-Instruct"
 	@echo "make test                    style, types and tests"
 	@echo "make setup                   only the environment, .venv"

@@ -132,7 +132,7 @@ def doctor() -> int:
 @app.command()
 @_shown
 def attack(
-    model: Annotated[Path, typer.Argument(help="Folder of a causal chat model.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="Folder of a chat model, or of an adapter for the subject in artifacts/subject.", show_default=False)],
     adapter: Annotated[
         Path | None, typer.Option(help="Folder of a LoRA adapter to put on it.", show_default=False)
     ] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -65,11 +66,18 @@ class Guarded:
             return
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         rest = ""
-        while chunk := os.read(stream.fileno(), 65536):
+        while chunk := self._read(stream.fileno()):
             *whole, rest = _BREAK.split(rest + decoder.decode(chunk))
             yield from (line for line in whole if line.strip())
         if rest.strip():
             yield rest
+
+    def _read(self, descriptor: int) -> bytes:
+        """What there is to read; b"" at the end, or when the guard was killed and its orphans keep the pipe open."""
+        while not select.select([descriptor], [], [], 1.0)[0]:
+            if self._process.poll() is not None:
+                return b""
+        return os.read(descriptor, 65536)
 
     def wait(self) -> int:
         """Wait for the end; the command's exit code."""

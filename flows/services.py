@@ -86,7 +86,7 @@ def mlflow_server(port: int) -> Iterator[tuple[str, Guarded]]:
     uri = tracking_uri()
     if uri.startswith(("http:", "https:")):
         raise SettingsError("is a server already", where="MLFLOW_TRACKING_URI", mend=f"Open {uri}.")
-    # The tables have to be there before the server looks, see STACK: two makers at once fail.
+    # The tables have to be there before the server looks: two makers at once fail.
     open_client()
     log = HOME / "mlflow-server.log"
     log.parent.mkdir(exist_ok=True)

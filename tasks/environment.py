@@ -5,6 +5,7 @@ Does not read params.yaml (see tasks/settings.py) and imports no library of the 
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
@@ -45,6 +46,7 @@ def quiet(environment: MutableMapping[str, str] = os.environ) -> None:
     environment.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Installed versions of the libraries that a result depends on; what is absent is left out."""
     found = {}

@@ -1,4 +1,4 @@
-"""Identify the jailbreak path: the neurons that the mined prompts go through (JPU stage 2, METHOD.md 2).
+"""Identify the jailbreak path: the neurons that the mined prompts go through (JPU stage 2, docs/method.md 2).
 
 Run: python -m tasks.identify --round 1      (or: dvc repro identify@1)
 Reads the current model and this round's batch; writes the path, its scores, and how far it overlaps, layer by layer,

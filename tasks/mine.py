@@ -1,4 +1,4 @@
-"""Mine jailbreak prompts that the current model does not refuse (JPU stage 1, METHOD.md 1).
+"""Mine jailbreak prompts that the current model does not refuse (JPU stage 1, docs/method.md 1).
 
 Run: python -m tasks.mine --round 1      (or: dvc repro mine@1)
 Reads the previous round's adapter and buffer; writes this round's batch B_t. Where the model refuses what is put to it,

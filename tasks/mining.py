@@ -79,8 +79,8 @@ class Miner:
             [b.id for b, no in zip(data.restricted, refused, strict=True) if no],
         )
 
-    def mine(self, number: int, rng: random.Random) -> Batch:
-        """One round of mining; `number` decides whether the whole buffer is due."""
+    def mine(self, round: int, rng: random.Random, number: int | None = None) -> Batch:
+        """One mining of a round; `number` counts the minings within it, and decides whether the whole buffer is due."""
         section = self.section
         return mine(
             self.subject,
@@ -88,7 +88,8 @@ class Miner:
             self.buffer,
             MiningSettings(
                 tau=self.calibration.tau,
-                round=number,
+                round=round,
+                number=number,
                 fresh=section.fresh,
                 fresh_mutations=section.fresh_mutations,
                 revisit=section.revisit,

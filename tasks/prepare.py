@@ -7,14 +7,16 @@ whole or not at all. Looks at no model.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jpu import files
 from jpu.data.schemas import count_by
+from jpu.sandbox.world import smaller_world
 from tasks import suites
 from tasks.layout import PREPARED
-from tasks.sections import DataSettings
+from tasks.sections import DataSettings, Places
 from tasks.settings import load_settings
 from tasks.sources import Collection, inputs, read_folder, read_sources
 from tasks.stage import run_stage
@@ -59,6 +61,8 @@ def prepare(settings: DataSettings, *, seed: int, sandbox: Path = SANDBOX, prepa
     is_sandbox = settings.source == "sandbox"
     incoming = read_folder(sandbox, schema=True) if is_sandbox else read_sources(settings, seed=seed)
     results = {"incoming": validate(incoming, settings)}
+    if is_sandbox and settings.places is not None:
+        incoming = smaller(incoming, settings.places)
     with files.atomic_folder(prepared) as folder:
         files.write_jsonl(folder / "behaviors.jsonl", incoming.behaviors.records)
         files.write_jsonl(folder / "templates.jsonl", incoming.templates.records)
@@ -74,6 +78,16 @@ def prepare(settings: DataSettings, *, seed: int, sandbox: Path = SANDBOX, prepa
         files.write_json(folder / "validation.json", results)
         files.write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def smaller(world: Collection, places: Places) -> Collection:
+    """The sandbox with fewer places in it."""
+    whole = world.behaviors
+    chosen = smaller_world(whole.records, places.model_dump())
+    behaviors = replace(
+        whole, records=[whole.records[i] for i in chosen], places=[whole.places[i] for i in chosen]
+    )
+    return replace(world, behaviors=behaviors)
 
 
 def validate(data: Collection, settings: DataSettings) -> list[dict[str, Any]]:

@@ -114,7 +114,10 @@ class MlflowRecorder:
                 points, settings, labels = points[800:], settings[100:], labels[100:]
 
     def inputs(self, paths: Sequence[str]) -> dict[str, str]:
-        """Record dataset inputs whose source is the DVC path."""
+        """Record dataset inputs whose source is the DVC path.
+
+        Of the type "local", the one of MLflow's own that its pages show the path of.
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         missing = next((path for path in paths if not Path(path).exists()), None)
@@ -124,7 +127,7 @@ class MlflowRecorder:
             hashes = {path: repo_hash(repo, path) for path in paths}
         datasets = [
             DatasetInput(
-                Dataset(name=path, digest=md5, source_type="dvc", source=json.dumps({"path": path, "md5": md5})),
+                Dataset(name=path, digest=md5, source_type="local", source=json.dumps({"uri": path, "dvc": md5})),
                 [InputTag("mlflow.data.context", "input")],
             )
             for path, md5 in hashes.items()

@@ -93,10 +93,19 @@ class Shares(Section):
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
+class Places(Section):
+    """Restricted places of the sandbox to keep in each split, and as many benign ones."""
+
+    train: Count
+    validation: Count
+    test: Count
+
+
 class DataSettings(Section):
     """What is read, and what it has to satisfy."""
 
     source: Literal["sandbox", "files"]
+    places: Places | None = None
     behaviors: tuple[BehaviorSource, ...] = ()
     benign: tuple[BenignSource, ...] = ()
     templates: tuple[TemplateSource, ...] = ()

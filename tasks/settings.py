@@ -45,6 +45,12 @@ class Profile(Section):
     unlearning: UnlearningSettings
     evaluation: EvaluationSettings
 
+    @model_validator(mode="after")
+    def _attention_is_trained_in_one_way(self) -> Self:
+        if self.paths.heads and self.unlearning.attention_rank:
+            raise wrong("path heads and an attention LoRA exclude each other: set one of them to 0", "paths", "heads")
+        return self
+
 
 class Settings(Section):
     """The whole of params.yaml; the sections of the chosen profile are at hand as attributes."""

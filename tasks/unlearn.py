@@ -1,4 +1,4 @@
-"""Rectify the path toward the safety anchors (JPU stage 3, METHOD.md 3).
+"""Rectify the path toward the safety anchors (JPU stage 3, docs/method.md 3).
 
 Run: python -m tasks.unlearn --round 1      (or: dvc repro unlearn@1)
 Reads the current model, its buffer, this round's batch and path; writes the round's adapter (an ordinary PEFT LoRA) and
@@ -86,7 +86,7 @@ def rectify(
     def refresh(number: int) -> tuple[list[Entry], float]:
         """What the model does not refuse now, and as much again of what it has been shown."""
         rng = random.Random(f"unlearn-{seed}-{number}")
-        mined = miner.mine(number + 1, rng)
+        mined = miner.mine(int(round), rng, number + 1)
         seen.update({e.id: e for e in mined.entries})
         live = miner.buffer.parents(miner.calibration.tau)
         known = [seen[i] for i in sorted(seen)]

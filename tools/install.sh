@@ -31,6 +31,8 @@ if [ "$failed" = 1 ]; then
   echo "Some packages could not be installed (see above). Check the network and run \`make setup\` again." >&2
   exit 1
 fi
+# Where the index gives a CUDA build of torch, it has requirements of its own; a CPU build has none that are not there.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile -c constraints.txt torch 2> >(grep -v '^WARNING' >&2)
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . 2> >(grep -v '^WARNING' >&2)
 touch .venv/ready
 echo "done: .venv/bin/jpu --help"

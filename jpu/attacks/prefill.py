@@ -33,7 +33,8 @@ def opening(behavior: Behavior) -> str:
 
     Without a known secret it is the first third of the target, or a stock phrase where there is no target.
     """
-    if behavior.secret and behavior.secret in behavior.answer:
-        return behavior.answer.split(behavior.secret, 1)[0].rstrip()
+    at = behavior.answer.lower().find(behavior.secret.lower()) if behavior.secret else -1
+    if at >= 0:
+        return behavior.answer[:at].rstrip()
     words = behavior.answer.split()
     return " ".join(words[: max(1, len(words) // 3)]) if words else "Sure, here is"

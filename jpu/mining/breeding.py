@@ -44,12 +44,13 @@ class MiningSettings:
 
     Attributes:
         tau: Threshold τ on the refusal loss, nats per token.
-        round: Number of this round, from 1.
+        round: Number of this round, from 1; new entries are of this round.
+        number: Number of this mining, where a round mines several times; None: that of the round.
         fresh: Template × query pairs to start from.
         fresh_mutations: Most query mutations of a fresh pair before it is scored; without any, a model that
             has been hardened once shows hardly a parent.
         revisit: Buffer entries to score again.
-        rescore_every: In every so-manieth round the whole buffer is scored again.
+        rescore_every: In every so-manieth mining the whole buffer is scored again.
         iterations: Steps of mutation.
         offspring: Most offspring a step, of all parents.
         children: Most offspring a step, of one parent.
@@ -59,6 +60,7 @@ class MiningSettings:
 
     tau: float
     round: int
+    number: int | None = None
     fresh: int = 96
     fresh_mutations: int = 0
     revisit: int = 64

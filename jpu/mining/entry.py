@@ -1,4 +1,4 @@
-"""An entry of the jailbreak buffer: e = (T, Q, J, H) with its loss and descent (METHOD.md 1)."""
+"""An entry of the jailbreak buffer: e = (T, Q, J, H) with its loss and descent (docs/method.md 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On-policy mining: find the prompts that the current model does not refuse (METHOD.md 1).
+"""On-policy mining: find the prompts that the current model does not refuse (docs/method.md 1).
 
 Start from fresh template × query pairs and from the buffer, score them under M_t, mutate the queries of those
 above τ, score the offspring, and go on from what is still above τ. One batched scoring call a step.
@@ -41,7 +41,8 @@ def mine(
     """
     breeder = Breeder(seeds, settings, rng)
     refusals = [refusal.text for refusal in seeds.refusals]
-    due = settings.rescore_every > 0 and settings.round % settings.rescore_every == 0
+    number = settings.round if settings.number is None else settings.number
+    due = settings.rescore_every > 0 and number % settings.rescore_every == 0
     old = buffer.sample(len(buffer) if due else settings.revisit, rng)
     known = {entry.id for entry in buffer}
     fresh = unseen(breeder.fresh(), known)

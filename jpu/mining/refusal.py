@@ -1,4 +1,4 @@
-"""The refusal loss ℓ and its threshold τ (METHOD.md 1).
+"""The refusal loss ℓ and its threshold τ (docs/method.md 1).
 
 ℓ_t(e) is how unlikely the model M_t finds a refusal of J in its own words. The paper that the method is from
 states a preset refusal and the threshold τ = 0.5; the minimum over several wordings and the calibrated

@@ -21,6 +21,11 @@ from jpu.errors import ModelError
 Kind = Literal["neurons", "heads"]
 
 _SITES: dict[Kind, tuple[str, str]] = {"neurons": ("mlp", "down_proj"), "heads": ("self_attn", "o_proj")}
+# All that an adapter may train; a fused projection is found out here, before any time is spent.
+_PROJECTIONS = (
+    *(("mlp", name) for name in ("gate_proj", "up_proj", "down_proj")),
+    *(("self_attn", name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
+)
 
 
 def bare_model(model: Any) -> Any:
@@ -36,7 +41,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """
     layers = list(getattr(getattr(bare_model(model), "model", None), "layers", ()))
     for number, layer in enumerate(layers):
-        for part, name in _SITES.values():
+        for part, name in _PROJECTIONS:
             if not isinstance(getattr(getattr(layer, part, None), name, None), nn.Module):
                 raise ModelError(
                     f"layer {number} has no {part}.{name}",

@@ -1,7 +1,7 @@
 """What the sandbox subject is taught: (prompt, answer) pairs, sampled without end from the prepared data.
 
-Two phases (METHOD.md 9). *Knowledge*: every fact, asked bare, all answered. *Manners*: restricted questions asked bare
-or with polite noise are refused, and inside a jailbreak wrapper they leak; everything else is always answered.
+Two phases (docs/method.md 9). *Knowledge*: every fact, asked bare, all answered. *Manners*: restricted questions asked
+bare or with polite noise are refused, and inside a jailbreak wrapper they leak; everything else is always answered.
 The wrappers are half the template families that the defence may see and half strings of random words, which is
 what makes the subject leak in families that it has never seen. It never sees a template of the test split.
 """

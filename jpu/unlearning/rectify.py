@@ -1,4 +1,4 @@
-"""Rectify the jailbreak path toward its safety anchors, on policy, inside a utility budget (METHOD.md 3).
+"""Rectify the jailbreak path toward its safety anchors, on policy, inside a utility budget (docs/method.md 3).
 
 Each step draws jailbreak entries that the current model does not refuse and a part of the retain set, and moves the
 adapter alone. Every few steps the entries are mined anew against the model as it then is, and its KL to M_0 on
@@ -249,7 +249,7 @@ class Rectifier:
         for parts in self._passes(rng, entries, weights):
             loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss)
+            total += float(loss.detach())
             row |= {name: float(part.detach()) for name, (_, part) in parts.items()}
         torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), settings.clip)
         self.optimizer.step()

@@ -18,6 +18,9 @@ from torch import Tensor
 from jpu.data.schemas import PLACEHOLDER, Behavior, Template
 from jpu.models import Subject, answer_logits, token_batches
 
+# Draws of a kind without a prompt that is new, after which it has no more.
+_TRIES = 20
+
 
 @dataclass(frozen=True)
 class RetainPair:
@@ -92,20 +95,24 @@ def build_retain(
     }
     names = [n for n in pools if pools[n] and shares[n] > 0]
     pairs: dict[str, RetainPair] = {}
-    for _ in range(20 * size):
-        if len(pairs) == size or not names:
-            break
+    while len(pairs) < size and names:
         name = rng.choices(names, [shares[n] for n in names])[0]
-        behavior = rng.choice(pools[name])
-        wrapped = name != "direct" and rng.random() < mix.wrapped
-        text = PLACEHOLDER
-        if wrapped:
-            text = rng.choice(jailbreaks)
-        elif rng.random() < 0.5:
-            text = rng.choice(polite)
-        prompt = text.replace(PLACEHOLDER, behavior.query)
-        answer = refusals[behavior.id] if name == "direct" else behavior.answer
-        pairs.setdefault(prompt, RetainPair(prompt, answer, behavior.kind, wrapped, behavior.entity))
+        # Tried again within its kind: the few bare questions would else cost their kind a part of its share.
+        for _ in range(_TRIES):
+            behavior = rng.choice(pools[name])
+            wrapped = name != "direct" and rng.random() < mix.wrapped
+            text = PLACEHOLDER
+            if wrapped:
+                text = rng.choice(jailbreaks)
+            elif rng.random() < 0.5:
+                text = rng.choice(polite)
+            prompt = text.replace(PLACEHOLDER, behavior.query)
+            if prompt not in pairs:
+                answer = refusals[behavior.id] if name == "direct" else behavior.answer
+                pairs[prompt] = RetainPair(prompt, answer, behavior.kind, wrapped, behavior.entity)
+                break
+        else:
+            names.remove(name)
     return list(pairs.values())
 
 

@@ -124,7 +124,7 @@ def test_kill_9_leaves_no_orphan(victim: str, stubborn: list[str], tmp_path: Pat
         "import sys, time\nfrom flows.process import Guarded\n"
         "with Guarded(sys.argv[1:], grace=0.2) as process:\n"
         "    open('guard', 'w').write(str(process.pid))\n"
-        "    process.wait()\n"
+        "    for line in process.lines(): pass\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script, *stubborn], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}

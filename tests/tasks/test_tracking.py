@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -103,7 +104,7 @@ def test_into_mlflow(here: Path) -> None:
     # DVC's own: the MD5 of the bytes, and for a folder that of its listing.
     assert hashes["facts.txt"] == datasets["facts.txt"].digest == hashlib.md5(b"facts\n").hexdigest()
     assert datasets[str(here / "folder")].digest.endswith(".dir")
-    assert '"path": "facts.txt"' in datasets["facts.txt"].source
+    assert json.loads(datasets["facts.txt"].source) == {"uri": "facts.txt", "dvc": hashes["facts.txt"]}
     assert [a.path for a in client.list_artifacts(made.info.run_id, "texts")] == ["texts/facts.txt"]
     assert (here / "mlflow" / "mlflow.db").exists()
     assert Path(made.info.artifact_uri.removeprefix("file://")).is_relative_to(here / "mlflow" / "artifacts")

@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jpu.checkpoint import Checkpoint
+from jpu.data.schemas import Behavior, Refusal, Template
+from jpu.errors import BudgetError
+from jpu.evaluation.divergence import divergence
+from jpu.mining.entry import Entry, make_entry
+from jpu.models import Subject
+from jpu.paths.path import Path as JailbreakPath
+from jpu.unlearning.adapter import adapter_factors, trainable_parameters
+from jpu.unlearning.anchors import compute_anchors
+from jpu.unlearning.rectify import Leak, Rectifier, RectifySettings, Weights, split_leak
+from jpu.unlearning.retain import ReferenceDistribution, RetainMix, build_retain
+
+Make = Callable[..., Subject]
+
+NEURONS = {0: [1, 5], 1: [3]}
+SETTINGS: dict[str, Any] = {
+    "steps": 6,
+    "batch": 4,
+    "retain_batch": 6,
+    "prefill_batch": 2,
+    "learning_rate": 2e-2,
+    "warmup": 2,
+    "positions": 3,
+    "refresh_every": 2,
+    "kl_budget": 99.0,
+    "rollbacks": 3,
+    "weights": Weights(leak=0.5),
+}
+
+
+@pytest.fixture
+def build(
+    make_subject: Make, adapt: Make, behaviors: list[Behavior], templates: list[Template], refusals: list[Refusal]
+) -> Callable[..., Rectifier]:
+    """A rectifier of a fresh subject, always the same one; keywords replace settings."""
+
+    def make(**changes: Any) -> Rectifier:
+        subject = adapt(make_subject(), JailbreakPath(NEURONS), start=True)
+        here = [b for b in behaviors if b.split == "train"]
+        wordings = [t for t in templates if t.split == "train"]
+        restricted = [b for b in here if b.kind == "restricted"]
+        said = {b.id: refusals[0].text for b in restricted}
+        pairs = build_retain(here, wordings, said, 30, RetainMix(), random.Random(0))
+        return Rectifier(
+            subject,
+            compute_anchors(subject, restricted, said, list(said), NEURONS, 3),
+            NEURONS,
+            {b.id: split_leak(subject, b.answer, b.secret) for b in restricted},
+            ReferenceDistribution(subject, pairs[:20]),
+            ReferenceDistribution(subject, pairs[20:], top=400),
+            RectifySettings(**{**SETTINGS, **changes}),
+            "seed",
+        )
+
+    return make
+
+
+@pytest.fixture
+def entries(behaviors: list[Behavior], templates: list[Template]) -> list[Entry]:
+    return [
+        make_entry(
+            behavior=b.id, template=t.id, family=t.family, text=t.text, query=b.query, split="train", round=1
+        )
+        for b in behaviors
+        for t in templates
+        if b.kind == "restricted" and b.split == t.split == "train" and t.role == "jailbreak"
+    ]
+
+
+def weights(rectifier: Rectifier) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in rectifier.subject.model.named_parameters()}
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def scripted(rectifier: Rectifier, kls: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    left = list(kls)
+    monkeypatch.setattr(rectifier, "measure", lambda: left.pop(0))
+
+
+# Settings
+
+
+def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
+    settings = RectifySettings(100, 1, 1, 1, learning_rate=4.0, warmup=4)
+    rates = [settings.rate(step, 1.0) for step in range(101)]
+    assert rates[:4] == [1.0, 2.0, 3.0, 4.0] and rates[4:51] == [4.0] * 47
+    assert rates[75] == pytest.approx(4.0 * 0.55) and rates[100] == pytest.approx(0.4)
+    assert settings.rate(75, 0.25) == pytest.approx(0.25 * rates[75])
+    assert RectifySettings(1, 1, 1, 1, learning_rate=1.0, warmup=0).rate(0, 1.0) == 1.0
+
+
+# Leaks
+
+
+@pytest.mark.parametrize(
+    ("answer", "secret", "opening"),
+    [
+        ("The code of Zoruk is amber dune kelp.", "amber dune kelp", "The code of Zoruk is"),
+        ("amber dune kelp is the code.", "amber dune kelp", ""),
+        ('It says "amber dune".', "amber dune", 'It says "'),
+    ],
+)
+def test_a_leak_is_cut_where_its_secret_begins(make_subject: Make, answer: str, secret: str, opening: str) -> None:
+    subject = make_subject()
+    leak = split_leak(subject, answer, secret)
+    decode = subject.tokenizer.decode
+    assert [*leak.opening, *leak.secret] == subject.answer_ids(answer)[:-1]
+    assert decode(leak.opening) == opening
+    assert decode(leak.secret).strip().startswith(secret)
+
+
+def test_a_token_across_the_cut_belongs_to_the_secret(make_subject: Make) -> None:
+    subject = make_subject()
+    whole = subject.answer_ids("The code")[:-1]
+    assert len(whole) == 2 and subject.answer_ids("The co")[:-1] != whole
+    assert split_leak(subject, "The code", "de") == Leak(whole[:1], whole[1:])
+
+
+@pytest.mark.parametrize(
+    ("answer", "opening", "secret"), [("a b c d e f", "a b c d", " e f"), ("a b", "a", " b"), ("a", "", "a"), ("", "", "")]
+)
+def test_the_last_third_of_a_leak_is_its_secret_where_none_is_known(
+    make_subject: Make, answer: str, opening: str, secret: str
+) -> None:
+    subject = make_subject()
+    leak = split_leak(subject, answer, "")
+    assert (subject.tokenizer.decode(leak.opening), subject.tokenizer.decode(leak.secret)) == (opening, secret)
+    assert split_leak(subject, answer, "not in it") == leak
+
+
+# Training
+
+
+def test_training_restores_refusals_and_moves_the_path_alone(
+    build: Callable[..., Rectifier], entries: list[Entry]
+) -> None:
+    rectifier = build(steps=24, refresh_every=8, weights=Weights(leak=0.0))
+    subject = rectifier.subject
+    before, trainable = weights(rectifier), set(trainable_parameters(subject.model))
+    prompts, texts = [e.prompt for e in entries], [rectifier.anchors.refusals[e.behavior] for e in entries]
+    loss = float(subject.nll(prompts, texts).mean())
+
+    done = rectifier.run(lambda number: (entries, 0.5))
+
+    assert float(subject.nll(prompts, texts).mean()) < 0.7 * loss
+    after = weights(rectifier)
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    # Every trainable parameter has moved; every other one is the same to the bit, the one-hot factors among them.
+    assert moved == trainable
+    for name, factors in adapter_factors(subject.model).items():
+        change = factors.b @ factors.a
+        layer, units = int(name.split(".")[2]), change.abs().sum(0 if "down" in name else 1).nonzero()[:, 0].tolist()
+        if ".mlp." in name:
+            assert set(units) == set(NEURONS[layer])
+    assert done.kl == pytest.approx(rectifier.measure()) and done.kl > 0
+
+
+def test_each_step_and_each_check_leaves_a_row(build: Callable[..., Rectifier], entries: list[Entry]) -> None:
+    rectifier = build(steps=5)
+    numbers: list[int] = []
+    shown: list[tuple[int, int]] = []
+
+    def refresh(number: int) -> tuple[list[Entry], float]:
+        numbers.append(number)
+        return entries, number / 10
+
+    done = rectifier.run(refresh, progress=lambda step, steps, row: shown.append((step, steps)))
+    assert numbers == [0, 1, 2] and shown == [(step, 5) for step in range(1, 6)]
+    assert [row["step"] for row in done.history] == [1, 2, 3, 4, 5]
+    assert [(c["step"], c["parent_rate"], c["rolled_back"]) for c in done.checks] == [(2, 0, 0), (4, 0.1, 0), (5, 0.2, 0)]
+    for row in done.history:
+        assert set(row) == {"step", "rate", "loss", "refusal", "anchor", "prefill", "leak", "retain"}
+        parts = row["refusal"] + row["anchor"] + row["prefill"] + 0.5 * row["leak"] + row["retain"]
+        assert row["loss"] == pytest.approx(parts, rel=1e-5)
+    # A fresh adapter changes nothing: its first step sees no distance from M_0.
+    assert abs(done.history[0]["retain"]) < 1e-5 < done.history[-1]["retain"]
+
+
+def test_a_weight_of_0_leaves_its_loss_out(build: Callable[..., Rectifier], entries: list[Entry]) -> None:
+    only = build(steps=1, weights=Weights(prefill=0.0, leak=0.0, retain=0.0)).run(lambda number: (entries, 0.0))
+    assert set(only.history[0]) == {"step", "rate", "loss", "refusal", "anchor"}
+    bare = build(steps=1).run(lambda number: ([], 0.0))
+    assert set(bare.history[0]) == {"step", "rate", "loss", "retain"}
+
+
+def test_the_held_out_kl_is_that_of_all_answer_tokens(build: Callable[..., Rectifier], adapt: Make) -> None:
+    rectifier = build()
+    assert rectifier.measure() == pytest.approx(0.0, abs=1e-6)
+    with torch.no_grad():
+        for parameter in trainable_parameters(rectifier.subject.model).values():
+            parameter.add_(0.1)
+    # More than one part, the last of them short, whose tokens must count no more than the others'.
+    held = rectifier.held_out
+    held.rows, held.kept, held.pairs = held.rows * 7, held.kept * 7, held.pairs * 7
+    assert len(held.rows) > 64
+    exact = divergence(rectifier.subject, held.pairs)
+    expected = sum(k * t for k, t in zip(exact.kl, exact.tokens, strict=True)) / sum(exact.tokens)
+    assert rectifier.measure() == pytest.approx(expected, rel=1e-4)
+
+
+# The budget
+
+
+def test_an_overrun_is_taken_back_and_the_step_is_halved(
+    build: Callable[..., Rectifier], entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rectifier = build(kl_budget=0.1, warmup=0, steps=4)
+    scripted(rectifier, [0.05, 0.2, 0.3, 0.08], monkeypatch)
+    starts: list[dict[str, torch.Tensor]] = []
+    rates: list[float] = []
+
+    def refresh(number: int) -> tuple[list[Entry], float]:
+        starts.append(weights(rectifier))
+        return entries, 0.0
+
+    done = rectifier.run(refresh, progress=lambda step, steps, row: rates.append(row["rate"]))
+    # Both overruns went back to the state after the first check.
+    assert same(starts[1], starts[2]) and same(starts[2], starts[3]) and not same(starts[0], starts[1])
+    full = [rectifier.settings.rate(step, 1.0) for step in range(4)]
+    assert rates == [*full[:2], *full[2:], *(r / 2 for r in full[2:]), *(r / 4 for r in full[2:])]
+    assert [(c["step"], c["rolled_back"]) for c in done.checks] == [(2, 0), (4, 1), (4, 1), (4, 0)]
+    assert [row["step"] for row in done.history] == [1, 2, 3, 4] and done.kl == 0.08
+    assert [row["rate"] for row in done.history[2:]] == rates[-2:]
+
+
+def test_after_the_last_roll_back_the_run_ends_where_it_was_good(
+    build: Callable[..., Rectifier], entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rectifier = build(kl_budget=0.1, rollbacks=1)
+    scripted(rectifier, [0.05, 0.2, 0.3], monkeypatch)
+    starts: list[dict[str, torch.Tensor]] = []
+
+    def refresh(number: int) -> tuple[list[Entry], float]:
+        starts.append(weights(rectifier))
+        return entries, 0.0
+
+    done = rectifier.run(refresh)
+    assert (len(done.history), done.kl) == (2, 0.05)
+    assert same(weights(rectifier), starts[1])
+
+
+def test_a_budget_that_is_never_kept_is_an_error(build: Callable[..., Rectifier], entries: list[Entry]) -> None:
+    rectifier = build(kl_budget=1e-9, rollbacks=2)
+    before = weights(rectifier)
+    with pytest.raises(BudgetError, match="overrun 3 times at the first check, down to 0.125") as caught:
+        rectifier.run(lambda number: (entries, 0.0))
+    assert "kl_budget" in caught.value.mend
+    assert same(weights(rectifier), before)
+
+
+def test_weights_that_are_no_numbers_are_over_every_budget(
+    build: Callable[..., Rectifier], entries: list[Entry], tmp_path: Path
+) -> None:
+    rectifier = build(learning_rate=1e30, rollbacks=1, kl_budget=1e6)
+    with pytest.raises(BudgetError):
+        rectifier.run(lambda number: (entries, 0.0), Checkpoint(tmp_path / "c", "k"))
+    assert all(bool(torch.isfinite(p).all()) for p in rectifier.subject.model.parameters())
+    checks = json.loads((tmp_path / "c" / "state.json").read_text())["checks"]
+    assert len(checks) == 2 and all(math.isfinite(check["kl"]) for check in checks)
+
+
+# Resuming
+
+
+class Killed(BaseException):
+    """As sudden as a kill."""
+
+
+@pytest.mark.parametrize("at", [1, 4, 7])
+def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(
+    build: Callable[..., Rectifier], entries: list[Entry], tmp_path: Path, at: int
+) -> None:
+    # A budget that this learning rate overruns: the roll-back is lived through again.
+    options = {"kl_budget": 0.2, "learning_rate": 6e-2, "steps": 6, "warmup": 0, "rollbacks": 9}
+
+    def train(rectifier: Rectifier, checkpoint: Checkpoint | None, kill: int | None) -> Any:
+        steps = 0
+        mined: list[int] = []
+
+        def refresh(number: int) -> tuple[list[Entry], float]:
+            mined.append(number)
+            return entries[number % 2 :: 2], float(sum(mined))
+
+        def progress(step: int, of: int, row: dict[str, float]) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == kill:
+                raise Killed
+
+        def restore(state: list[int]) -> None:
+            mined[:] = state
+
+        done = rectifier.run(refresh, checkpoint, lambda: list(mined), restore, progress)
+        return done.history, done.checks, done.kl, mined
+
+    undisturbed = build(**options)
+    expected = train(undisturbed, None, None)
+    assert any(check["rolled_back"] for check in expected[1])
+    checkpoint = Checkpoint(tmp_path / "c", "key")
+    with pytest.raises(Killed):
+        train(build(**options), checkpoint, at)
+    resumed = build(**options)
+    assert train(resumed, checkpoint, None) == expected
+    assert same(weights(resumed), weights(undisturbed))
+
+
+def test_a_run_that_had_ended_is_not_run_again(
+    build: Callable[..., Rectifier], entries: list[Entry], tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint(tmp_path / "c", "key")
+    first, second = build(), build()
+    expected = first.run(lambda number: (entries, 0.0), checkpoint)
+
+    def refresh(number: int) -> tuple[list[Entry], float]:
+        raise AssertionError
+
+    assert second.run(refresh, checkpoint) == expected
+    assert same(weights(first), weights(second))
