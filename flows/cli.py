@@ -38,7 +38,7 @@ def _shown(command: Callable[P, int | None]) -> Callable[P, None]:
         try:
             code = command(*args, **kwargs) or 0
         except JpuError as error:
-            Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+            Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
             code = error.exit_code
         except KeyboardInterrupt:
             Console(stderr=True).print("Stopped. Run the same command again to go on.")
@@ -132,7 +132,12 @@ def doctor() -> int:
 @app.command()
 @_shown
 def attack(
-    model: Annotated[Path, typer.Argument(help="Folder of a chat model, or of an adapter for the subject in artifacts/subject.", show_default=False)],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a chat model, or of an adapter for the subject in artifacts/subject.", show_default=False
+        ),
+    ],
     adapter: Annotated[
         Path | None, typer.Option(help="Folder of a LoRA adapter to put on it.", show_default=False)
     ] = None,

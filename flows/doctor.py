@@ -149,9 +149,9 @@ def _torch() -> Finding:
 
 
 def _mlflow() -> Finding:
-    from tasks.store import open_client, tracking_uri
+    from tasks.store import open_client, switched_off, tracking_uri
 
-    if os.environ.get("JPU_TRACKING", "").lower() == "off":
+    if switched_off():
         return Finding("mlflow", "JPU_TRACKING=off: nothing is recorded")
     count = len(open_client().search_experiments())
     return Finding("mlflow", f"{tracking_uri()}, {count} experiments")

@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.services import prefect_server
 from jpu.errors import JpuError
+from tasks.store import open_client, switched_off
 
 
 def run(
@@ -23,9 +24,10 @@ def run(
         JpuError: What the flow raises.
     """
     with _terminable(), prefect_server() as ready:
-        # These imports take seconds, in which the server starts.
+        # All this takes seconds, in which the server starts.
         from flows.harden import harden
 
+        _warm_up()
         ready()
         try:
             result: dict[str, Any] = harden(profile=profile, seed=seed, force=force, stages=stages)
@@ -36,6 +38,14 @@ def run(
         finally:
             _send_the_rest()
     return result
+
+
+def _warm_up() -> None:
+    """Import and open what the flow will need anyway."""
+    import dvc.repo  # noqa: F401
+
+    if not switched_off():
+        open_client()
 
 
 def _send_the_rest() -> None:

@@ -44,6 +44,7 @@ def quiet(environment: MutableMapping[str, str] = os.environ) -> None:
     environment.update(NO_PICKLE)
     environment.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     environment.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    environment.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 @functools.cache

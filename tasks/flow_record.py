@@ -6,7 +6,6 @@ record that does nothing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -28,8 +27,8 @@ from tasks.recorders import MlflowRecorder
 from tasks.redaction import describe
 from tasks.relay import Relay
 from tasks.repository import Locked, data_hash
-from tasks.store import now_ms, open_client, open_experiment, tracking_errors
-from tasks.tracking import PARENT, SWITCH, TRACKER, run_tags
+from tasks.store import SWITCH, now_ms, open_client, open_experiment, switched_off, tracking_errors
+from tasks.tracking import PARENT, TRACKER, run_tags
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -162,7 +161,7 @@ def flow_record(name: str, tags: Mapping[str, str] | None = None) -> Iterator[Fl
     Raises:
         InfrastructureError: The store cannot be reached.
     """
-    if os.environ.get(SWITCH, "").lower() in {"off", "0", "false"}:
+    if switched_off():
         yield FlowRecord(None)
         return
     client = open_client()

@@ -20,9 +20,15 @@ from tasks.environment import quiet
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+SWITCH = "JPU_TRACKING"
 DEFAULT_URI = "sqlite:///mlflow/mlflow.db"
 DEFAULT_ARTIFACTS = "mlflow/artifacts"
 _SQL = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+def switched_off() -> bool:
+    """Whether JPU_TRACKING says that nothing is to be recorded."""
+    return os.environ.get(SWITCH, "").lower() in {"off", "0", "false"}
 
 
 def tracking_uri() -> str:

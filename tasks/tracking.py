@@ -26,11 +26,10 @@ from tasks.lineage import experiment_name, output_tags, stage_outputs, tag_key
 from tasks.recorders import Measurement, MlflowRecorder, NullRecorder, Recorder
 from tasks.redaction import describe
 from tasks.repository import read_params
-from tasks.store import now_ms
+from tasks.store import now_ms, switched_off
 
 PARENT = "JPU_PARENT_RUN"
 TRACKER = "JPU_TRACKER"
-SWITCH = "JPU_TRACKING"
 
 _BUFFER = 800
 _SECONDS = 5.0
@@ -130,7 +129,7 @@ def stage_run(name: str, round: int | str | None = None) -> Iterator[StageRun]:
 
 def open_recorder(stage: str) -> Recorder:
     """The recorder that the environment asks for. Raises InfrastructureError."""
-    if os.environ.get(SWITCH, "").lower() in {"off", "0", "false"}:
+    if switched_off():
         return NullRecorder()
     quiet()
     tags = run_tags(stage) | {"jpu.cached": "false"}

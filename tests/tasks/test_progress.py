@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tasks import progress
+from tasks.progress import Progress
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the clock."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return lambda seconds: now.__setitem__(0, seconds)
+
+
+def test_time_left_at_the_pace_so_far(at: Callable[[float], None], capsys: pytest.CaptureFixture[str]) -> None:
+    report = Progress("teaching")
+    for step in range(101):
+        at(10.0 + 2.0 * step)
+        report(step, 100, f"loss {step / 100:.2f}")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "teaching: 0/100 loss 0.00"
+    # At most one line in five seconds; the last step is always shown.
+    assert lines[1] == "teaching: 3/100, 3:14 left loss 0.03"
+    assert lines[-1] == "teaching: 100/100, took 3:20 loss 1.00"
+    assert len(lines) == 2 + 97 // 3
+
+
+def test_what_was_found_done_is_not_credited(at: Callable[[float], None], capsys: pytest.CaptureFixture[str]) -> None:
+    report = Progress("rectifying")
+    at(0.0)
+    report(80, 100)
+    at(10.0)
+    report(90, 100)
+    assert capsys.readouterr().out.splitlines() == ["rectifying: 80/100", "rectifying: 90/100, 0:10 left"]
+
+
+def test_a_loop_that_is_rolled_back_begins_anew(at: Callable[[float], None], capsys: pytest.CaptureFixture[str]) -> None:
+    report = Progress("rectifying")
+    for seconds, step in ((0.0, 10), (50.0, 60), (51.0, 20), (61.0, 30)):
+        at(seconds)
+        report(step, 40)
+    assert capsys.readouterr().out.splitlines()[2:] == ["rectifying: 20/40", "rectifying: 30/40, 0:10 left"]
+
+
+def test_a_clock_that_stands_still_divides_by_nothing(
+    at: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = Progress("x", every=0.0)
+    at(5.0)
+    for step in (1, 1, 2):
+        report(step, 2)
+    assert capsys.readouterr().out.splitlines() == ["x: 1/2", "x: 1/2, 0:00 left", "x: 2/2, took 0:00"]
