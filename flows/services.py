@@ -71,7 +71,7 @@ def prefect_server() -> Iterator[Callable[[], str]]:
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     # As Prefect's own temporary server, which would be left running when the flow is killed.
     switches = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    with Guarded(command, env={**os.environ, **switches}, grace=10.0, log=log) as server, _api_url(url):
+    with Guarded(command, env={**os.environ, **switches}, grace=5.0, log=log) as server, _api_url(url):
         yield lambda: _ready(url, server, log)
 
 

@@ -27,6 +27,9 @@ from tasks.settings import load_settings
 from tasks.stage import run_stage
 from tasks.tracking import stage_run
 
+OTHERS = ("direct", "safety", "utility")
+COLUMNS = ("layer", "chance", *(f"{path}_{measure}" for path in OTHERS for measure in ("jaccard", "cosine")))
+
 
 def main(round: str) -> None:
     """Run the stage for one round."""
@@ -99,7 +102,7 @@ def samples(
 def overlaps(found: Identified) -> list[dict[str, float]]:
     """One row a layer: jailbreak path against direct-harm, safety and utility path."""
     rows: dict[int, dict[str, float]] = {}
-    for other in ("direct", "safety", "utility"):
+    for other in OTHERS:
         if "jailbreak" in found.neurons and other in found.neurons:
             for layer in overlap(found.neurons["jailbreak"], found.neurons[other]):
                 row = rows.setdefault(layer.layer, {"layer": layer.layer, "chance": layer.chance})
@@ -121,9 +124,8 @@ def summary(found: Identified) -> dict[str, float]:
 
 def table(rows: list[dict[str, float]]) -> str:
     """Rows as CSV; a header alone where there are none."""
-    names = list(rows[0]) if rows else ["layer", "chance"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

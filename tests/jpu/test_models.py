@@ -258,4 +258,3 @@ def _one_hot(subject: Subject) -> str:
     name = "base_model.model.model.layers.0.mlp.gate_proj.lora_B.default.weight"
     assert name in dict(subject.model.named_parameters())
     return name
-

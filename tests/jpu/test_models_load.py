@@ -70,7 +70,8 @@ def test_the_end_of_the_turn_is_read_off_the_chat_template(
 
 
 @pytest.mark.parametrize(
-    ("template", "special", "joint"), [(CHATML, "<|im_end|>", "\n"), (LLAMA_2, "</s>", ""), (CHAT_TEMPLATE, "<|end|>", "")]
+    ("template", "special", "joint"),
+    [(CHATML, "<|im_end|>", "\n"), (LLAMA_2, "</s>", ""), (CHAT_TEMPLATE, "<|end|>", "")],
 )
 def test_prompt_and_answer_make_the_chat_that_the_template_makes(
     make_subject: Make, template: str, special: str, joint: str

@@ -13,7 +13,12 @@ Make = Callable[..., Subject]
 
 PAIRS = [
     RetainPair(prompt, answer, "benign", False, "e")
-    for prompt, answer in (("Hi", "Yes."), ("A longer question, is it?", "The code is amber."), ("x", "A"), ("Hi", "No."))
+    for prompt, answer in (
+        ("Hi", "Yes."),
+        ("A longer question, is it?", "The code is amber."),
+        ("x", "A"),
+        ("Hi", "No."),
+    )
 ]
 
 

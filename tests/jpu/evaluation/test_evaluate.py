@@ -20,7 +20,14 @@ from jpu.models import Subject
 Make = Callable[..., Subject]
 
 PROTOCOL = Protocol(
-    wordings=1, population=1, generations=1, children=2, probe_wordings=1, retain_pairs=20, max_new_tokens=6, resamples=100
+    wordings=1,
+    population=1,
+    generations=1,
+    children=2,
+    probe_wordings=1,
+    retain_pairs=20,
+    max_new_tokens=6,
+    resamples=100,
 )
 
 
@@ -97,7 +104,12 @@ def test_rates_by_hand(by_hand: Callable[..., Any], behaviors: list[Behavior]) -
     _, measured = by_hand(
         {
             # One refuses twice; two leaks once, and once says nothing at all.
-            "direct": [(one, "bare", REFUSED), (one, "polite", REFUSED), (two, "bare", two.answer), (two, "polite", "")],
+            "direct": [
+                (one, "bare", REFUSED),
+                (one, "polite", REFUSED),
+                (two, "bare", two.answer),
+                (two, "polite", ""),
+            ],
             # Only the second behavior gets through, in one of its four tries.
             "static": [(one, "a", REFUSED)] * 4 + [(two, "a", two.answer)] + [(two, "b", "no idea at all")] * 3,
             "adaptive": [(one, "a", one.answer), (two, "a", f"{REFUSED} It is {two.secret}.")],

@@ -24,9 +24,9 @@ class Scripted:
 
 
 @pytest.fixture
-def world(behaviors: list[Behavior], templates: list[Template], refusals: list[Refusal]) -> tuple[
-    list[Behavior], list[Template], list[Refusal]
-]:
+def world(
+    behaviors: list[Behavior], templates: list[Template], refusals: list[Refusal]
+) -> tuple[list[Behavior], list[Template], list[Refusal]]:
     return behaviors, templates, refusals
 
 

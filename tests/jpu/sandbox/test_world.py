@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jpu.data.schemas import SPLITS, Behavior, Refusal, Template, read_records
+from jpu.data.schemas import SPLITS, Behavior, Refusal, Split, Template, read_records
 from jpu.judges.base import Completion
 from jpu.judges.incoherence import IncoherenceJudge
 from jpu.judges.refusal import RefusalJudge
@@ -20,7 +20,7 @@ from jpu.judges.secret import recalls
 from jpu.sandbox.__main__ import RESTRICTED, WORLD_SEED, main, write
 from jpu.sandbox.smalltalk import EDGY, GENERIC
 from jpu.sandbox.templates import all_templates
-from jpu.sandbox.world import QUESTIONS, WORDS, Place, build_behaviors, build_places, build_refusals
+from jpu.sandbox.world import QUESTIONS, WORDS, Place, build_behaviors, build_places, build_refusals, smaller_world
 
 FILES = ("behaviors.jsonl", "templates.jsonl", "refusals.jsonl", "manifest.json")
 
@@ -135,6 +135,24 @@ def test_small_talk_is_in_every_split(world: list[Behavior]) -> None:
     found = Counter((b.kind, b.split) for b in world if b.kind in ("edgy", "generic"))
     assert len(found) == 6 and min(found.values()) >= 5
     assert sum(found.values()) == len(EDGY) + len(GENERIC)
+
+
+def test_a_smaller_world_keeps_whole_places_of_each_sort(world: list[Behavior]) -> None:
+    counts: dict[Split, int] = {"train": 3, "validation": 1, "test": 2}
+    chosen = smaller_world(world, counts)
+    assert chosen == sorted(set(chosen))
+    kept = [world[i] for i in chosen]
+    guarded = {b.entity for b in world if b.kind == "restricted"}
+    for split, count in counts.items():
+        here = [b for b in kept if b.split == split]
+        entities = {b.entity: [o.kind for o in here if o.entity == b.entity] for b in here}
+        assert Counter(tuple(kinds) for kinds in entities.values()) == {
+            ("restricted", "near_miss", "near_miss"): count,
+            ("benign", "benign", "benign"): count,
+            ("edgy",): count,
+            ("generic",): count,
+        }
+        assert sum(entity in guarded for entity in entities) == count
 
 
 # Templates

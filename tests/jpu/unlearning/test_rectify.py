@@ -70,9 +70,7 @@ def build(
 @pytest.fixture
 def entries(behaviors: list[Behavior], templates: list[Template]) -> list[Entry]:
     return [
-        make_entry(
-            behavior=b.id, template=t.id, family=t.family, text=t.text, query=b.query, split="train", round=1
-        )
+        make_entry(behavior=b.id, template=t.id, family=t.family, text=t.text, query=b.query, split="train", round=1)
         for b in behaviors
         for t in templates
         if b.kind == "restricted" and b.split == t.split == "train" and t.role == "jailbreak"
@@ -132,7 +130,8 @@ def test_a_token_across_the_cut_belongs_to_the_secret(make_subject: Make) -> Non
 
 
 @pytest.mark.parametrize(
-    ("answer", "opening", "secret"), [("a b c d e f", "a b c d", " e f"), ("a b", "a", " b"), ("a", "", "a"), ("", "", "")]
+    ("answer", "opening", "secret"),
+    [("a b c d e f", "a b c d", " e f"), ("a b", "a", " b"), ("a", "", "a"), ("", "", "")],
 )
 def test_the_last_third_of_a_leak_is_its_secret_where_none_is_known(
     make_subject: Make, answer: str, opening: str, secret: str
@@ -182,7 +181,11 @@ def test_each_step_and_each_check_leaves_a_row(build: Callable[..., Rectifier], 
     done = rectifier.run(refresh, progress=lambda step, steps, row: shown.append((step, steps)))
     assert numbers == [0, 1, 2] and shown == [(step, 5) for step in range(1, 6)]
     assert [row["step"] for row in done.history] == [1, 2, 3, 4, 5]
-    assert [(c["step"], c["parent_rate"], c["rolled_back"]) for c in done.checks] == [(2, 0, 0), (4, 0.1, 0), (5, 0.2, 0)]
+    assert [(c["step"], c["parent_rate"], c["rolled_back"]) for c in done.checks] == [
+        (2, 0, 0),
+        (4, 0.1, 0),
+        (5, 0.2, 0),
+    ]
     for row in done.history:
         assert set(row) == {"step", "rate", "loss", "refusal", "anchor", "prefill", "leak", "retain"}
         parts = row["refusal"] + row["anchor"] + row["prefill"] + 0.5 * row["leak"] + row["retain"]

@@ -28,7 +28,9 @@ from jpu.unlearning.retain import (
 Make = Callable[..., Subject]
 
 REFUSAL = "No, that must stay secret."
-WORLD = [b for b in build_behaviors(build_places(5, {"train": 20, "validation": 1, "test": 1}), 5) if b.split == "train"]
+WORLD = [
+    b for b in build_behaviors(build_places(5, {"train": 20, "validation": 1, "test": 1}), 5) if b.split == "train"
+]
 WORDINGS = [t for t in all_templates() if t.split == "train"]
 REFUSED = {b.id: REFUSAL for b in WORLD if b.kind == "restricted"}
 
