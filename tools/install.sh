@@ -34,5 +34,10 @@ fi
 # Where the index gives a CUDA build of torch, it has requirements of its own; a CPU build has none that are not there.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile -c constraints.txt torch 2> >(grep -v '^WARNING' >&2)
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . 2> >(grep -v '^WARNING' >&2)
+# Nothing was resolved, so what is missing or at odds is told here and not by a traceback later.
+.venv/bin/python -m pip check --disable-pip-version-check >/dev/null || {
+  .venv/bin/python -m pip check --disable-pip-version-check >&2
+  exit 1
+}
 touch .venv/ready
 echo "done: .venv/bin/jpu --help"

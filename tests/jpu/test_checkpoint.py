@@ -79,7 +79,7 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened() -> None:
     def steps(parameter: torch.nn.Parameter, optimizer: torch.optim.AdamW, count: int) -> None:
         for _ in range(count):
             optimizer.zero_grad()
-            parameter.pow(4).sum().backward()
+            parameter.pow(4).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     whole, first = start()

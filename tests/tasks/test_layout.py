@@ -22,8 +22,8 @@ def test_the_files_are_those_of_dvc_yaml() -> None:
     for stage in stages.values():
         for out in (o for kind in ("outs", "metrics", "plots") for o in stage.get("do", stage).get(kind, [])):
             declared.add((out if isinstance(out, str) else next(iter(out))).replace("${key}", "1"))
-    ours = (PREPARED, SUBJECT, SUBJECT_METRICS, RoundFolder("0").adapter, RoundFolder("0").buffer)
-    ours += (first.batch, first.path, first.adapter, first.buffer)
+    ours = [PREPARED, SUBJECT, SUBJECT_METRICS, RoundFolder("0").adapter, RoundFolder("0").buffer]
+    ours += [first.batch, first.path, first.adapter, first.buffer]
     assert {path.as_posix() for path in ours} <= declared
     assert {out for out in declared if out.startswith(f"{EVALUATION.as_posix()}/")}
 

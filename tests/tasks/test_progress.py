@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks import progress
 from tasks.progress import Progress
 
 
@@ -12,7 +11,7 @@ from tasks.progress import Progress
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets the clock."""
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("tasks.progress.time.monotonic", lambda: now[0])
     return lambda seconds: now.__setitem__(0, seconds)
 
 

@@ -25,7 +25,7 @@ PAIRS = [
 def log_probabilities(subject: Subject, pair: RetainPair) -> torch.Tensor:
     head, tail = subject.prompt_ids(pair.prompt), subject.answer_ids(pair.answer)
     with torch.no_grad():
-        logits = subject.model(input_ids=torch.tensor([head + tail]), use_cache=False).logits[0]
+        logits: torch.Tensor = subject.model(input_ids=torch.tensor([head + tail]), use_cache=False).logits[0]
     return logits[len(head) - 1 : -1].double().log_softmax(-1)
 
 

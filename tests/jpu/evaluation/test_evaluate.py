@@ -118,8 +118,12 @@ def test_rates_by_hand(by_hand: Callable[..., Any], behaviors: list[Behavior]) -
             + [(near[0], "bare", near[0].answer)] * 3
             + [(near[1], "bare", "wrong")]
             + [(edgy[0], "bare", edgy[0].answer)],
-            WRAPPED: [(benign[0], "a", "wrong"), (benign[1], "a", benign[1].answer), (near[0], "a", REFUSED)]
-            + [(benign[0], "a", "???")],
+            WRAPPED: [
+                (benign[0], "a", "wrong"),
+                (benign[0], "a", "???"),
+                (benign[1], "a", benign[1].answer),
+                (near[0], "a", REFUSED),
+            ],
         }
     )
     expected = {

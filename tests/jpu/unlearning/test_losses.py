@@ -110,7 +110,7 @@ def test_the_gradient_goes_into_the_adapter_alone(anchored: Any, restricted: lis
 def test_the_anchor_alone_pulls_on_the_path(anchored: Any, restricted: list[Behavior]) -> None:
     subject, anchors = anchored
     _, anchor = refusal_and_anchor_loss(subject, ["Now then?"], [restricted[0].id], anchors, NEURONS, 3)
-    anchor.backward()
+    anchor.backward()  # type: ignore[no-untyped-call]
     gate = dict(subject.model.named_parameters())["base_model.model.model.layers.0.mlp.gate_proj.lora_A.default.weight"]
     assert gate.grad is not None and float(gate.grad.abs().sum()) > 0
 

@@ -260,7 +260,7 @@ def test_after_the_last_roll_back_the_run_ends_where_it_was_good(
 def test_a_budget_that_is_never_kept_is_an_error(build: Callable[..., Rectifier], entries: list[Entry]) -> None:
     rectifier = build(kl_budget=1e-9, rollbacks=2)
     before = weights(rectifier)
-    with pytest.raises(BudgetError, match="overrun 3 times at the first check, down to 0.125") as caught:
+    with pytest.raises(BudgetError, match=r"overrun 3 times at the first check, down to 0\.125") as caught:
         rectifier.run(lambda number: (entries, 0.0))
     assert "kl_budget" in caught.value.mend
     assert same(weights(rectifier), before)
