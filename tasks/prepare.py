@@ -83,7 +83,7 @@ def prepare(settings: DataSettings, *, seed: int, sandbox: Path = SANDBOX, prepa
 def smaller(world: Collection, places: Places) -> Collection:
     """The sandbox with fewer places in it."""
     whole = world.behaviors
-    chosen = smaller_world(whole.records, places.model_dump())
+    chosen = smaller_world(whole.records, places.by_split())
     behaviors = replace(
         whole, records=[whole.records[i] for i in chosen], places=[whole.places[i] for i in chosen]
     )

@@ -100,6 +100,10 @@ class Places(Section):
     validation: Count
     test: Count
 
+    def by_split(self) -> dict[Split, int]:
+        """The numbers by the splits' names."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
 
 class DataSettings(Section):
     """What is read, and what it has to satisfy."""
