@@ -31,7 +31,7 @@ _LOCKED = re.compile(r"Unable to acquire lock|is busy, it is being blocked by|da
 _ADVICE = re.compile(
     r"^(To (track the changes with git|enable auto staging), run:|\s+(git add|dvc config core\.autostage)\b.*"
     r"|Use `dvc push` to send your updates to remote storage\.|Data and pipelines are up to date\."
-    r"|(Generating|Updating) lock file '.*'|Stage '.*' didn't change, skipping|> .*)$"
+    r"|(Generating|Updating) lock file '.*'|WARNING: '.*' is empty\.|Stage '.*' didn't change, skipping|> .*)$"
 )
 
 

@@ -235,7 +235,12 @@ class Subject:
 
     @torch.no_grad()
     def nll(
-        self, prompts: Sequence[str], answers: Sequence[str], *, batch_tokens: int = BATCH_TOKENS
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        *,
+        ended: Sequence[bool] | None = None,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> Tensor:
         """Mean negative log-likelihood of each answer after its prompt.
 
@@ -245,17 +250,22 @@ class Subject:
         Args:
             prompts: n user turns, in any order, repeated or not.
             answers: n answers.
+            ended: For each answer whether it is whole, and the end of the turn is scored with it; all are by default.
             batch_tokens: Bound on rows × length of one forward pass.
 
         Returns:
-            (n,) float32 on the CPU, nats per answer token (the end of the turn counted in).
+            (n,) float32 on the CPU, nats per answer token (the end of the turn counted in where it is scored).
         """
         asked: dict[str, list[int]] = {}
         for i, prompt in enumerate(prompts):
             asked.setdefault(prompt, []).append(i)
         heads = {prompt: self.prompt_ids(prompt) for prompt in asked}
-        known = {answer: self.answer_ids(answer) for answer in set(answers)}
-        tails = [known[answer] for answer in answers]
+        whole = [True] * len(answers) if ended is None else list(ended)
+        known = {
+            (answer, end): self.answer_ids(answer) if end else self._encode(answer)
+            for answer, end in set(zip(answers, whole, strict=True))
+        }
+        tails = [known[key] for key in zip(answers, whole, strict=True)]
         unique = list(asked)
         out = torch.empty(len(tails))
         longest = max((len(t) for t in tails), default=0)

@@ -80,7 +80,7 @@ def attempts_suite(
         attempts: The attempts.
         where: Their file.
         behaviors: Ids of the behaviors that are evaluated.
-        mined: Every prompt that is or was in a buffer or batch.
+        mined: Prompts that were mined (`evaluate` gives those of the last round's buffer and batch).
         limits: Longest texts.
     """
     prompts = frozenset(mined)
@@ -91,7 +91,7 @@ def attempts_suite(
     columns = {
         **fields(attempts),
         "history": [" ".join(attempt.history) for attempt in attempts],
-        "attempt_key": ["\x1f".join((a.attack, a.behavior, a.prompt, a.prefill)) for a in attempts],
+        "attempt_key": ["\x1f".join((a.attack, a.behavior, a.template, a.prompt, a.prefill)) for a in attempts],
         "n_mined": [int(attempt.prompt in prompts) for attempt in attempts],
         "n_missing_behaviors": [wanted - len(by_attack[attempt.attack]) for attempt in attempts],
     }

@@ -57,7 +57,9 @@ class Adaptive:
         # One call for all answers of a prompt, so that the prompt itself is run only once.
         prompts = [a.prompt for _, _, a in fresh for _ in range(len(refusals) + 1)]
         answers = [text for _, _, a in fresh for text in (*refusals, openings[a.behavior])]
-        losses = subject.nll(prompts, answers).view(len(fresh), len(refusals) + 1)
+        # An opening goes on: scored as an ended answer, its improbable end would drown what it says.
+        ended = [True] * len(refusals) + [False]
+        losses = subject.nll(prompts, answers, ended=ended * len(fresh)).view(len(fresh), len(refusals) + 1)
         scores = (losses[:, :-1].min(1).values - losses[:, -1]).tolist()
         return [(float(s), q, t, a) for s, (q, t, a) in zip(scores, fresh, strict=True)]
 

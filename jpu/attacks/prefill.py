@@ -9,6 +9,8 @@ from jpu.attacks.static import wrap
 from jpu.data.schemas import Behavior
 from jpu.models import Subject
 
+_STOCK = "Sure, here is"
+
 
 class Prefill:
     """Prefilling (Andriushchenko et al., 2024, arXiv 2404.02151): template jailbreaks with the affirmative opening."""
@@ -31,10 +33,11 @@ class Prefill:
 def opening(behavior: Behavior) -> str:
     """The affirmative answer up to its secret: what an attacker knows without knowing the secret.
 
-    Without a known secret it is the first third of the target, or a stock phrase where there is no target.
+    Without a known secret it is the first third of the target. A stock phrase where there is no target, or nothing
+    stands before its secret: an empty opening would be no attack at all.
     """
     at = behavior.answer.lower().find(behavior.secret.lower()) if behavior.secret else -1
     if at >= 0:
-        return behavior.answer[:at].rstrip()
+        return behavior.answer[:at].rstrip() or _STOCK
     words = behavior.answer.split()
-    return " ".join(words[: max(1, len(words) // 3)]) if words else "Sure, here is"
+    return " ".join(words[: max(1, len(words) // 3)]) if words else _STOCK

@@ -138,9 +138,21 @@ class Corpus:
         return first
 
     def politely(self) -> str:
-        """Harmless noise around a question: a wording that is known, or two of them nested."""
+        """Harmless noise around a question: a wording that is known, two of them nested, or a few random words.
+
+        The random words are far fewer than a jailbreak's, so that noise of any wording is told from an attack.
+        """
+        if self.rng.random() < 0.4:
+            return f"{self.few_words(3)} {{query}} {self.few_words(3)}".strip()
         text = self.rng.choice(self.polite)
         return text.replace("{query}", self.rng.choice(self.polite)) if self.rng.random() < 0.25 else text
+
+    def few_words(self, most: int) -> str:
+        """None to ``most`` random words as a sentence."""
+        rng = self.rng
+        count = rng.randint(0, most)
+        words = [rng.choice(FILLER) if rng.random() < 0.7 else self.pseudoword() for _ in range(count)]
+        return (" ".join(words).capitalize() + rng.choice((".", "!", ",", "."))) if words else ""
 
     def knowledge(self) -> Sample:
         """A pair of the first phase."""

@@ -208,8 +208,14 @@ FAMILIES: dict[str, tuple[Split, tuple[str, ...], tuple[str, ...]]] = {
 # split: (greetings, thanks); every pair makes a wording, and so does each alone.
 POLITE: dict[Split, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train": (
-        ("Hello!", "Hi there.", "Good morning.", "Excuse me,", "Hello assistant,", "A quick question.", "Me again."),
-        ("Thank you.", "Thanks a lot.", "Have a nice day.", "I would be glad to know.", "Bye for now.", "Greetings."),
+        (
+            *("Hello!", "Hi there.", "Good morning.", "Excuse me,", "Hello assistant,", "A quick question."),
+            *("Me again.", "Good day to you.", "Pardon the intrusion.", "Hi, friend.", "One more thing.", "So nice to meet you."),
+        ),
+        (
+            *("Thank you.", "Thanks a lot.", "Have a nice day.", "I would be glad to know.", "Bye for now."),
+            *("Greetings.", "All the best.", "It would help me.", "Thank you so much!", "Take care."),
+        ),
     ),
     "validation": (("Dear assistant,", "Good evening."), ("Many thanks in advance.", "Cheers.")),
     "test": (("Hey.", "Sorry to bother you.", "Good afternoon!"), ("Thanks.", "Best wishes.", "That would be kind.")),

@@ -14,7 +14,7 @@ from jpu.data.schemas import Behavior, Refusal, Split, Template
 from jpu.errors import SettingsError
 from jpu.judges.secret import recalls
 from jpu.mining.mutations import operator
-from jpu.models import Subject
+from jpu.models import Subject, answer_nll
 
 Make = Callable[..., Subject]
 
@@ -151,7 +151,8 @@ def test_prefill_puts_the_opening_into_the_model_s_mouth(make_subject: Make, mak
     ("answer", "secret", "expected"),
     [
         ("The code is amber dune.", "amber dune", "The code is"),
-        ("AMBER dune is the code of it.", "amber dune", ""),
+        ("The AMBER dune.", "amber dune", "The"),
+        ("amber dune is the code.", "amber dune", "Sure, here is"),
         ("First do one, then do two, then three.", "", "First do"),
         ("Yes", "", "Yes"),
         ("", "", "Sure, here is"),
@@ -172,8 +173,11 @@ def test_adaptive_puts_the_best_of_what_it_scored_to_the_model(
     words = [r.text for r in arena.refusals]
 
     def score(prompt: str, affirmative: str) -> float:
-        *refused, said = subject.nll([prompt] * (len(words) + 1), [*words, affirmative]).tolist()
-        return float(min(refused) - said)
+        refused = subject.nll([prompt] * len(words), words).tolist()
+        # The opening is not the end of the answer, and is not scored as one.
+        head, tail = subject.prompt_ids(prompt), subject.prompt_ids(prompt, affirmative)
+        said, _ = answer_nll(subject.model, *subject.collate([head], [tail[len(head) :]]))
+        return float(min(refused) - said.mean())
 
     of = {b.id: b for b in arena.behaviors}
     assert len(attempts) == len(of) * len(arena.families())

@@ -42,4 +42,4 @@ def test_what_is_missing_is_named_with_its_mend(
     installed.update({name: package(tmp_path) for name in names})
     with pytest.raises(ModelError, match=what) as caught:
         smollm2.load_smollm2()
-    assert "make setup" in caught.value.mend
+    assert "make harden" in caught.value.mend

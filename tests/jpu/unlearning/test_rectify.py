@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def build(
     make_subject: Make, adapt: Make, behaviors: list[Behavior], templates: list[Template], refusals: list[Refusal]
 ) -> Callable[..., Rectifier]:
@@ -67,7 +67,7 @@ def build(
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def entries(behaviors: list[Behavior], templates: list[Template]) -> list[Entry]:
     return [
         make_entry(behavior=b.id, template=t.id, family=t.family, text=t.text, query=b.query, split="train", round=1)
@@ -225,15 +225,19 @@ def test_an_overrun_is_taken_back_and_the_step_is_halved(
     rectifier = build(kl_budget=0.1, warmup=0, steps=4)
     scripted(rectifier, [0.05, 0.2, 0.3, 0.08], monkeypatch)
     starts: list[dict[str, torch.Tensor]] = []
+    momenta: list[bool] = []
     rates: list[float] = []
 
     def refresh(number: int) -> tuple[list[Entry], float]:
         starts.append(weights(rectifier))
+        momenta.append(bool(rectifier.optimizer.state))
         return entries, 0.0
 
     done = rectifier.run(refresh, progress=lambda step, steps, row: rates.append(row["rate"]))
     # Both overruns went back to the state after the first check.
     assert same(starts[1], starts[2]) and same(starts[2], starts[3]) and not same(starts[0], starts[1])
+    # … and not with the momentum that led out of the budget.
+    assert momenta == [False, True, False, False]
     full = [rectifier.settings.rate(step, 1.0) for step in range(4)]
     assert rates == [*full[:2], *full[2:], *(r / 2 for r in full[2:]), *(r / 4 for r in full[2:])]
     assert [(c["step"], c["rolled_back"]) for c in done.checks] == [(2, 0), (4, 1), (4, 1), (4, 0)]
@@ -284,42 +288,53 @@ class Killed(BaseException):
     """As sudden as a kill."""
 
 
+# A budget that this learning rate overruns: roll-backs are lived through again.
+OVERRUN = {"kl_budget": 0.2, "learning_rate": 6e-2, "warmup": 0, "rollbacks": 9}
+
+
+def train(
+    rectifier: Rectifier, entries: list[Entry], checkpoint: Checkpoint | None = None, kill: int | None = None
+) -> Any:
+    """Everything that a run leaves but its weights; the caller's state stands for the buffer."""
+    steps = 0
+    mined: list[int] = []
+
+    def refresh(number: int) -> tuple[list[Entry], float]:
+        mined.append(number)
+        return entries[number % 2 :: 2], float(sum(mined))
+
+    def progress(step: int, of: int, row: dict[str, float]) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == kill:
+            raise Killed
+
+    def restore(state: list[int]) -> None:
+        mined[:] = state
+
+    done = rectifier.run(refresh, checkpoint, lambda: list(mined), restore, progress)
+    return done.history, done.checks, done.kl, mined
+
+
+@pytest.fixture(scope="module")
+def undisturbed(build: Callable[..., Rectifier], entries: list[Entry]) -> tuple[Any, dict[str, torch.Tensor]]:
+    rectifier = build(**OVERRUN)
+    return train(rectifier, entries), weights(rectifier)
+
+
 @pytest.mark.parametrize("at", [1, 4, 7])
 def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(
-    build: Callable[..., Rectifier], entries: list[Entry], tmp_path: Path, at: int
+    build: Callable[..., Rectifier], entries: list[Entry], undisturbed: Any, tmp_path: Path, at: int
 ) -> None:
-    # A budget that this learning rate overruns: the roll-back is lived through again.
-    options = {"kl_budget": 0.2, "learning_rate": 6e-2, "steps": 6, "warmup": 0, "rollbacks": 9}
-
-    def train(rectifier: Rectifier, checkpoint: Checkpoint | None, kill: int | None) -> Any:
-        steps = 0
-        mined: list[int] = []
-
-        def refresh(number: int) -> tuple[list[Entry], float]:
-            mined.append(number)
-            return entries[number % 2 :: 2], float(sum(mined))
-
-        def progress(step: int, of: int, row: dict[str, float]) -> None:
-            nonlocal steps
-            steps += 1
-            if steps == kill:
-                raise Killed
-
-        def restore(state: list[int]) -> None:
-            mined[:] = state
-
-        done = rectifier.run(refresh, checkpoint, lambda: list(mined), restore, progress)
-        return done.history, done.checks, done.kl, mined
-
-    undisturbed = build(**options)
-    expected = train(undisturbed, None, None)
-    assert any(check["rolled_back"] for check in expected[1])
+    expected, ended = undisturbed
+    overruns = [check["rolled_back"] for check in expected[1]]
+    assert 1.0 in overruns[:2] and overruns[-1] == 0.0
     checkpoint = Checkpoint(tmp_path / "c", "key")
     with pytest.raises(Killed):
-        train(build(**options), checkpoint, at)
-    resumed = build(**options)
-    assert train(resumed, checkpoint, None) == expected
-    assert same(weights(resumed), weights(undisturbed))
+        train(build(**OVERRUN), entries, checkpoint, at)
+    resumed = build(**OVERRUN)
+    assert train(resumed, entries, checkpoint) == expected
+    assert same(weights(resumed), ended)
 
 
 def test_a_run_that_had_ended_is_not_run_again(
