@@ -210,7 +210,8 @@ POLITE: dict[Split, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train": (
         (
             *("Hello!", "Hi there.", "Good morning.", "Excuse me,", "Hello assistant,", "A quick question."),
-            *("Me again.", "Good day to you.", "Pardon the intrusion.", "Hi, friend.", "One more thing.", "So nice to meet you."),
+            *("Me again.", "Good day to you.", "Pardon the intrusion.", "Hi, friend.", "One more thing."),
+            "So nice to meet you.",
         ),
         (
             *("Thank you.", "Thanks a lot.", "Have a nice day.", "I would be glad to know.", "Bye for now."),
