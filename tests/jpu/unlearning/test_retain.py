@@ -159,13 +159,14 @@ def test_only_what_is_refused_stands_there_as_refused() -> None:
 
 
 def test_answers_are_those_of_the_behaviors_in_the_templates_that_are_given() -> None:
-    answers = {b.answer: b for b in WORLD}
+    # Two questions may have one answer ("A dog barks."), but no entity asks for it twice.
+    answers = {(b.entity, b.answer): b for b in WORLD}
     prompts: dict[str, set[str]] = {}
     for template in WORDINGS:
         prompts.setdefault(template.role, set()).add(template.text)
     for pair in build(200, refusals={}):
-        behavior = answers[pair.answer]
-        assert (pair.kind, pair.entity) == (behavior.kind, behavior.entity)
+        behavior = answers[pair.entity, pair.answer]
+        assert pair.kind == behavior.kind
         text = pair.prompt.replace(behavior.query, "{query}")
         assert text in (prompts["jailbreak"] if pair.wrapped else prompts["polite"] | {"{query}"})
 
