@@ -7,9 +7,7 @@ attempts without their texts. Registers the hardened adapter in MLflow. Does not
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from tasks.progress import Progress
 from tasks.sections import EvaluationSettings, Limits
 from tasks.settings import load_settings
 from tasks.stage import run_stage
+from tasks.tables import table
 from tasks.tracking import stage_run
 from tasks.validation import check
 
@@ -151,15 +150,6 @@ def redacted(judged: Iterable[Judged], when: str) -> Iterable[dict[str, Any]]:
 def digest(text: str) -> str:
     """First 12 hex digits of the text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def table(rows: Iterable[Mapping[str, Any]], columns: list[str]) -> str:
-    """Rows as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ with the direct-harm and the safety path. Does not train.
 
 from __future__ import annotations
 
-import csv
-import io
 import random
 
 from jpu.data.schemas import Behavior, read_records
@@ -25,6 +23,7 @@ from tasks.layout import PREPARED, SUBJECT, Prepared, RoundFolder, load_prepared
 from tasks.sections import PathsSettings
 from tasks.settings import load_settings
 from tasks.stage import run_stage
+from tasks.tables import table
 from tasks.tracking import stage_run
 
 OTHERS = ("direct", "safety", "utility")
@@ -68,7 +67,7 @@ def main(round: str) -> None:
             path, rows, metrics = JailbreakPath(), [], {"neurons": 0.0, "heads": 0.0}
 
         path.save(now.path)
-        write_text(now.folder / "overlap.csv", table(rows))
+        write_text(now.folder / "overlap.csv", table(rows, COLUMNS))
         write_json(now.folder / "identify.json", metrics)
         run.metrics(metrics)
         run.artifact(now.folder / "identify.json")
@@ -120,15 +119,6 @@ def summary(found: Identified) -> dict[str, float]:
         if scores.completeness is not None:
             numbers[f"completeness_error.{name}"] = scores.completeness
     return numbers
-
-
-def table(rows: list[dict[str, float]]) -> str:
-    """Rows as CSV; a header alone where there are none."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ checkpoint after a kill. A round without a path passes its input on.
 
 from __future__ import annotations
 
-import csv
-import io
 import random
 import shutil
 from typing import Any
@@ -32,6 +30,7 @@ from tasks.progress import Progress
 from tasks.sections import UnlearningSettings
 from tasks.settings import Settings, load_settings
 from tasks.stage import run_stage
+from tasks.tables import table
 from tasks.tracking import StageRun, stage_run
 
 COLUMNS = ("step", "loss", "refusal", "anchor", "prefill", "leak", "retain", "rate")
@@ -58,7 +57,7 @@ def pass_on(before: RoundFolder, now: RoundFolder) -> dict[str, float]:
     with atomic_folder(now.adapter) as folder:
         shutil.copytree(before.adapter, folder, dirs_exist_ok=True)
     write_text(now.buffer, before.buffer.read_text(encoding="utf-8"))
-    write_text(now.folder / "training.csv", table([]))
+    write_text(now.folder / "training.csv", table([], COLUMNS))
     print(f"round {now.number}: converged, adapter and buffer of round {before.number} are passed on", flush=True)
     return {"converged": 1.0, "steps": 0.0}
 
@@ -128,7 +127,7 @@ def rectify(
 
     save_adapter(subject.model, now.adapter)
     miner.buffer.write(now.buffer)
-    write_text(now.folder / "training.csv", table(done.history))
+    write_text(now.folder / "training.csv", table(done.history, COLUMNS))
     for row in done.history:
         run.metrics({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
     for check in done.checks:
@@ -192,15 +191,6 @@ def summary(done: Rectified, subject: Subject) -> dict[str, float]:
         "trained_parameters": float(sum(p.numel() for p in subject.model.parameters() if p.requires_grad)),
         **{name: last[name] for name in ("refusal", "anchor", "prefill", "leak", "retain") if name in last},
     }
-
-
-def table(history: list[dict[str, float]]) -> str:
-    """The training curve as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()
 
 
 if __name__ == "__main__":
