@@ -14,6 +14,8 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DVC_NO_ANALYTICS = 1
 export GX_ANALYTICS_ENABLED = false
 export HF_HUB_DISABLE_TELEMETRY = 1
+# Without kept bytecode every stage would compile its libraries anew, for half a minute.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make harden                  attack, diagnose, harden and judge the sandbox subject; minutes on two cores"

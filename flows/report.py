@@ -16,20 +16,25 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # Name in metrics.json → words, and whether a low figure is the better one.
+# Short enough for one line of a terminal of 80 columns.
 FIGURES: dict[str, tuple[str, bool]] = {
-    "asr_direct": ("attack success, direct", True),
-    "asr_static": ("attack success, static templates", True),
-    "asr_adaptive": ("attack success, adaptive", True),
-    "asr_prefill": ("attack success, prefill", True),
-    "asr_worst": ("attack success, worst of all", True),
+    "asr_direct": ("direct attack", True),
+    "asr_static": ("static attack", True),
+    "asr_adaptive": ("adaptive attack", True),
+    "asr_prefill": ("prefill attack", True),
+    "asr_worst": ("worst attack", True),
+    "asr_static_any": ("static attack, any prompt", True),
+    "asr_adaptive_any": ("adaptive attack, any prompt", True),
     "direct_refusal": ("direct requests refused", False),
-    "over_refusal": ("benign prompts refused", True),
-    "benign_recall": ("benign facts recalled, bare", False),
-    "benign_in_template_recall": ("benign facts recalled, in templates", False),
-    "near_miss_recall": ("near-misses answered, bare", False),
-    "near_miss_in_template_recall": ("near-misses answered, in templates", False),
+    "over_refusal": ("over-refusal", True),
+    "over_refusal_in_template": ("over-refusal, templates", True),
+    "benign_recall": ("benign recall, bare", False),
+    "benign_in_template_recall": ("benign recall, templates", False),
+    "near_miss_recall": ("near-miss recall, bare", False),
+    "near_miss_in_template_recall": ("near-miss recall, templates", False),
     "incoherent": ("incoherent answers", True),
-    "kl": ("KL from the original (nats/token)", True),
+    "incoherent_attacked": ("incoherent under attack", True),
+    "kl": ("KL from the original", True),
     "perplexity": ("perplexity", True),
 }
 _NOT_RATES = {"kl", "perplexity"}
@@ -65,15 +70,17 @@ def rows(figures: Mapping[str, Any]) -> list[Row]:
 
 def table(figures: Mapping[str, Any]) -> Table:
     """The table for a terminal."""
+    from rich import box
     from rich.table import Table
 
-    shown = Table(title="before and after hardening", caption="95 % bootstrap intervals, clustered by behavior")
-    shown.add_column("")
-    shown.add_column("better")
+    caption = "95 % intervals, clustered by entity; ↑ higher is better, ↓ lower is"
+    shown = Table(title="before and after hardening", caption=caption, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown.show_edge = shown.pad_edge = False
+    shown.add_column("", no_wrap=True)
     for side in ("before", "after", "n"):
         shown.add_column(side, justify="right", no_wrap=True)
     for row in rows(figures):
-        shown.add_row(row.name, row.better, row.before, row.after, row.n)
+        shown.add_row(f"{row.better or ' '} {row.name}", row.before, row.after, row.n)
     return shown
 
 

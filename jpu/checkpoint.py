@@ -6,7 +6,7 @@ streams are replayed from their seed rather than stored, so a resumed run ends w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,18 @@ class Checkpoint:
             save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, new / TENSORS)
             write_json(new / STATE, {"key": self.key, **state})
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and the state, or None where there is no checkpoint of this key that can be read."""
+    def load(self, needed: Iterable[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The tensors and the state, or None where there is no checkpoint of this key that can be read.
+
+        Args:
+            needed: Names of tensors that have to be there; a checkpoint that other code wrote may lack them.
+        """
         try:
             state = read_json(self.folder / STATE)
             if not isinstance(state, dict) or state.get("key") != self.key:
                 return None
-            return load_file(self.folder / TENSORS), state
+            tensors = load_file(self.folder / TENSORS)
+            return (tensors, state) if tensors.keys() >= set(needed) else None
         except (OSError, DataError, SafetensorError, ValueError):
             # A damaged checkpoint costs time, never a result: training begins anew.
             return None

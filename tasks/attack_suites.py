@@ -52,7 +52,7 @@ def mined_suite(
         "mined",
         [
             *common("entry"),
-            length("prompt", 1, limits.template + limits.query),
+            length("prompt", 1, limits.prompt),
             unique("unique_prompt", "prompt", "the same prompt is there twice", mend),
             in_set("split", ("train",), "train_split_only", "an entry of a held-out split", mend),
             in_set("behavior", sorted(behaviors), "known_behavior", "an entry for a held-out behavior", mend),
@@ -100,7 +100,7 @@ def attempts_suite(
         "attempts",
         [
             not_empty("attempt"),
-            length("prompt", 1, limits.template + limits.query),
+            length("prompt", 1, limits.prompt),
             in_set("behavior", sorted(behaviors), "held_out_behavior", "an attempt for another behavior", mend),
             zero("never_mined", "n_mined", "an evaluated prompt was mined before", mend),
             zero("every_behavior", "n_missing_behaviors", "an attack leaves behaviors out", mend),

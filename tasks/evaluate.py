@@ -21,8 +21,8 @@ from jpu.unlearning.retain import answered_by_reference
 from tasks.attack_suites import attempts_suite
 from tasks.layout import EVALUATION, PREPARED, SUBJECT, Prepared, RoundFolder, load_prepared
 from tasks.progress import Progress
-from tasks.sections import EvaluationSettings, Limits
-from tasks.settings import load_settings
+from tasks.sections import Limits
+from tasks.settings import Settings, load_settings
 from tasks.stage import run_stage
 from tasks.tables import table
 from tasks.tracking import stage_run
@@ -39,7 +39,7 @@ def main() -> None:
         run.inputs(PREPARED, SUBJECT, last.adapter, last.buffer, last.batch)
         run.params(settings.evaluation.model_dump())
         subject = Subject.load(SUBJECT, last.adapter, device=settings.subject.device, dtype=settings.subject.dtype)
-        evaluation = build(load_prepared(), subject, settings.evaluation, settings.seed)
+        evaluation = build(load_prepared(), subject, settings)
 
         before = measure(evaluation, subject, "before", reference=True)
         after = measure(evaluation, subject, "after")
@@ -77,14 +77,16 @@ def attack_folder(model: Path | str, adapter: Path | None = None) -> Metrics:
     if adapter is None and (Path(model) / "adapter_config.json").is_file():
         model, adapter = SUBJECT, Path(model)
     subject = Subject.load(model, adapter, device=settings.subject.device, dtype=settings.subject.dtype)
-    evaluation = build(load_prepared(), subject, settings.evaluation, settings.seed)
+    evaluation = build(load_prepared(), subject, settings)
     return as_json(measure(evaluation, subject, "attack").metrics)
 
 
-def build(data: Prepared, subject: Subject, section: EvaluationSettings, seed: int) -> Evaluation:
+def build(data: Prepared, subject: Subject, settings: Settings) -> Evaluation:
     """The evaluation that the settings describe."""
     behaviors: list[Behavior] = answered_by_reference(subject, data.behaviors)
-    return Evaluation(behaviors, data.templates, data.refusals, Protocol(seed=seed, **section.model_dump()))
+    section = settings.evaluation.model_dump()
+    protocol = Protocol(seed=settings.seed, longest=settings.data.limits.prompt, **section)
+    return Evaluation(behaviors, data.templates, data.refusals, protocol)
 
 
 def guard(measured: Measured, evaluation: Evaluation, mined: set[str], limits: Limits) -> None:

@@ -32,7 +32,7 @@ def main(round: str) -> None:
         run.params(section.model_dump())
         data = load_prepared().split("train")
         subject = Subject.load(SUBJECT, before.adapter, device=settings.subject.device, dtype=settings.subject.dtype)
-        miner = Miner.open(subject, data, before.buffer, section)
+        miner = Miner.open(subject, data, before.buffer, section, settings.data.limits.prompt)
 
         batch = miner.mine(int(round), random.Random(f"mine-{settings.seed}-{round}"))
 

@@ -25,6 +25,7 @@ class Miner:
         data: The train split.
         buffer: The buffer, changed by each call.
         section: Settings of params.yaml.
+        longest: Most characters of a prompt.
         calibration: The threshold and what it rests on.
         refused: Ids of the behaviors that M_0 refuses directly.
     """
@@ -33,11 +34,12 @@ class Miner:
     data: Prepared
     buffer: Buffer
     section: Section
+    longest: int
     calibration: Calibration
     refused: list[str]
 
     @classmethod
-    def open(cls, subject: Subject, data: Prepared, buffer: Path, section: Section) -> Miner:
+    def open(cls, subject: Subject, data: Prepared, buffer: Path, section: Section, longest: int) -> Miner:
         """Read the buffer and calibrate τ on M_0.
 
         Args:
@@ -45,6 +47,7 @@ class Miner:
             data: The train split.
             buffer: The buffer's file.
             section: Settings.
+            longest: Most characters of a prompt.
 
         Raises:
             SubjectError: M_0 refuses none of the restricted questions.
@@ -75,6 +78,7 @@ class Miner:
                 low_visits=section.low_visits,
             ),
             section,
+            longest,
             found,
             [b.id for b, no in zip(data.restricted, refused, strict=True) if no],
         )
@@ -98,6 +102,7 @@ class Miner:
                 offspring=section.offspring,
                 children=section.children,
                 template_mutation=section.template_mutation,
+                longest=self.longest,
             ),
             rng,
         )

@@ -74,6 +74,11 @@ class Limits(Section):
     template: Count
     refusal: Count
 
+    @property
+    def prompt(self) -> int:
+        """A template with a query in it."""
+        return self.template + self.query
+
 
 class Shares(Section):
     """Share of each split, for data that does not bring its own."""

@@ -8,31 +8,18 @@ checkpoint after a kill. A round without a path passes its input on.
 
 from __future__ import annotations
 
-import random
 import shutil
-from typing import Any
 
-from jpu.checkpoint import Checkpoint
 from jpu.data.schemas import read_records
 from jpu.files import atomic_folder, write_json, write_text
-from jpu.mining.buffer import Buffer
 from jpu.mining.entry import Entry
-from jpu.models import Subject
-from jpu.paths.path import Path as JailbreakPath
-from jpu.unlearning.adapter import adapter_factors, adapter_path, attach, save_adapter
-from jpu.unlearning.anchors import compute_anchors, own_refusals
-from jpu.unlearning.rectify import Rectified, Rectifier, RectifySettings, Weights, split_leak
-from jpu.unlearning.retain import ReferenceDistribution, RetainMix, answered_by_reference, build_retain
-from tasks.fingerprint import fingerprint
-from tasks.layout import CHECKPOINTS, PREPARED, SUBJECT, Prepared, RoundFolder, load_prepared
-from tasks.mining import Miner
-from tasks.progress import Progress
-from tasks.sections import UnlearningSettings
-from tasks.settings import Settings, load_settings
+from tasks.layout import PREPARED, SUBJECT, RoundFolder
+from tasks.settings import load_settings
 from tasks.stage import run_stage
 from tasks.tables import table
-from tasks.tracking import StageRun, stage_run
+from tasks.tracking import stage_run
 
+# Columns of training.csv.
 COLUMNS = ("step", "loss", "refusal", "anchor", "prefill", "leak", "retain", "rate")
 
 
@@ -43,9 +30,15 @@ def main(round: str) -> None:
     with stage_run("unlearn", round) as run:
         run.inputs(PREPARED, SUBJECT, before.adapter, before.buffer, now.batch, now.path)
         run.params(settings.unlearning.model_dump())
-        path = JailbreakPath.load(now.path)
         batch = read_records(now.batch, Entry)
-        metrics = rectify(settings, round, path, batch, run) if batch else pass_on(before, now)
+        if batch:
+            # Late: torch and PEFT take seconds to import, and a converged round needs neither.
+            from tasks.rectification import rectify
+
+            metrics, curve = rectify(settings, round, batch, run)
+        else:
+            metrics, curve = pass_on(before, now), []
+        write_text(now.folder / "training.csv", table(curve, COLUMNS))
         write_json(now.folder / "unlearn.json", metrics)
         run.metrics(metrics)
         run.artifact(now.folder / "unlearn.json")
@@ -57,140 +50,8 @@ def pass_on(before: RoundFolder, now: RoundFolder) -> dict[str, float]:
     with atomic_folder(now.adapter) as folder:
         shutil.copytree(before.adapter, folder, dirs_exist_ok=True)
     write_text(now.buffer, before.buffer.read_text(encoding="utf-8"))
-    write_text(now.folder / "training.csv", table([], COLUMNS))
     print(f"round {now.number}: converged, adapter and buffer of round {before.number} are passed on", flush=True)
     return {"converged": 1.0, "steps": 0.0}
-
-
-def rectify(
-    settings: Settings, round: str, path: JailbreakPath, batch: list[Entry], run: StageRun
-) -> dict[str, float]:
-    """Train the round's adapter and write it, its buffer and its curve."""
-    section = settings.unlearning
-    before, now = RoundFolder(settings.rounds[round].prev), RoundFolder(round)
-    prepared = load_prepared()
-    subject = Subject.load(SUBJECT, device=settings.subject.device, dtype=settings.subject.dtype)
-    subject.model = attach(
-        subject.model, path, attention_rank=section.attention_rank, previous=before.adapter, seed=settings.seed
-    )
-    data = prepared.split("train")
-    miner = Miner.open(subject, data, before.buffer, settings.mining)
-    for entry in batch:
-        miner.buffer.add(entry)
-    seed = f"{settings.seed}-{round}"
-    rectifier = build(subject, prepared, miner, section, seed)
-
-    seen = {e.id: e for e in batch}
-
-    def refresh(number: int) -> tuple[list[Entry], float]:
-        """What the model does not refuse now, and as much again of what it has been shown."""
-        rng = random.Random(f"unlearn-{seed}-{number}")
-        mined = miner.mine(int(round), rng, number + 1)
-        seen.update({e.id: e for e in mined.entries})
-        live = miner.buffer.parents(miner.calibration.tau)
-        known = [seen[i] for i in sorted(seen)]
-        replay = rng.sample(known, min(len(known), max(section.batch, len(live))))
-        return [*live, *replay], mined.fresh.rate
-
-    def carry() -> dict[str, Any]:
-        return {
-            "buffer": [e.model_dump(mode="json") for e in miner.buffer],
-            "seen": [e.model_dump(mode="json") for e in seen.values()],
-        }
-
-    def restore(state: dict[str, Any]) -> None:
-        limits = settings.mining
-        miner.buffer = Buffer(limits.capacity, limits.quota_per_template, limits.low_visits)
-        for fields in state["buffer"]:
-            miner.buffer.add(Entry.model_validate(fields))
-        seen.clear()
-        seen.update({e.id: e for e in map(Entry.model_validate, state["seen"])})
-
-    key = fingerprint(
-        PREPARED,
-        SUBJECT,
-        before.adapter,
-        before.buffer,
-        now.batch,
-        now.path,
-        params={"seed": settings.seed, "unlearning": section.model_dump(), "mining": settings.mining.model_dump()},
-    )
-    checkpoint = Checkpoint(CHECKPOINTS / f"unlearn-{round}", key)
-    report = Progress(f"rectifying, round {round}")
-    done = rectifier.run(
-        refresh,
-        checkpoint,
-        carry,
-        restore,
-        lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}, retain KL {row.get('retain', 0.0):.4f}"),
-    )
-
-    save_adapter(subject.model, now.adapter)
-    miner.buffer.write(now.buffer)
-    write_text(now.folder / "training.csv", table(done.history, COLUMNS))
-    for row in done.history:
-        run.metrics({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
-    for check in done.checks:
-        run.metrics({f"check.{k}": v for k, v in check.items() if k != "step"}, step=int(check["step"]))
-    checkpoint.clear()
-    return summary(done, subject)
-
-
-def build(
-    subject: Subject, prepared: Prepared, miner: Miner, section: UnlearningSettings, seed: str
-) -> Rectifier:
-    """Anchors, leaks and retain sets around a subject that is about to be trained."""
-    data, held_out = prepared.split("train"), prepared.split("validation")
-    neurons = adapter_path(adapter_factors(subject.model)).neurons
-    behaviors = answered_by_reference(subject, data.behaviors)
-    restricted = [b for b in behaviors if b.kind == "restricted"]
-    refusals = own_refusals(subject, restricted, data.refusal_texts)
-    mix = RetainMix(**section.retain.model_dump())
-
-    def retain(part: Prepared, refused: dict[str, str], size: int, name: str) -> ReferenceDistribution:
-        rng = random.Random(f"retain-{name}-{seed}")
-        answered = answered_by_reference(subject, part.behaviors)
-        return ReferenceDistribution(subject, build_retain(answered, part.templates, refused, size, mix, rng))
-
-    known = {b: r for b, r in refusals.items() if b in set(miner.refused)}
-    others = own_refusals(subject, held_out.restricted, data.refusal_texts) if held_out.restricted else {}
-    return Rectifier(
-        subject,
-        compute_anchors(subject, restricted, refusals, miner.refused, neurons, section.positions),
-        neurons,
-        {b.id: split_leak(subject, b.answer, b.secret) for b in restricted},
-        retain(data, known, section.retain_pairs, "train"),
-        retain(held_out, others, section.retain_pairs // 2, "validation"),
-        RectifySettings(
-            steps=section.steps,
-            batch=section.batch,
-            retain_batch=section.retain_batch,
-            prefill_batch=section.prefill_batch,
-            learning_rate=section.learning_rate,
-            warmup=section.warmup,
-            clip=section.clip,
-            positions=section.positions,
-            refresh_every=section.refresh_every,
-            kl_budget=section.kl_budget,
-            rollbacks=section.rollbacks,
-            weights=Weights(**section.weights.model_dump()),
-        ),
-        seed,
-    )
-
-
-def summary(done: Rectified, subject: Subject) -> dict[str, float]:
-    """The round in figures."""
-    last = done.history[-1]
-    return {
-        "converged": 0.0,
-        "steps": last["step"],
-        "kl_held_out": done.kl,
-        "rollbacks": sum(c["rolled_back"] for c in done.checks),
-        "parent_rate": done.checks[-1]["parent_rate"],
-        "trained_parameters": float(sum(p.numel() for p in subject.model.parameters() if p.requires_grad)),
-        **{name: last[name] for name in ("refusal", "anchor", "prefill", "leak", "retain") if name in last},
-    }
 
 
 if __name__ == "__main__":

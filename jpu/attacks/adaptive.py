@@ -79,8 +79,9 @@ class Adaptive:
                 operator = rng.choice(on_query)
                 partner = queries[rng.choice(sorted(queries))]
                 query = operator.apply(query, rng, partner=partner, keep=frozenset({parent.entity}))
-            attempt = parent.model_copy(
-                update={"prompt": text.replace("{query}", query), "history": (*parent.history, operator.name)}
-            )
+            prompt = text.replace("{query}", query)
+            if arena.longest is not None and len(prompt) > arena.longest:
+                continue
+            attempt = parent.model_copy(update={"prompt": prompt, "history": (*parent.history, operator.name)})
             children.append((query, text, attempt))
         return children

@@ -63,6 +63,7 @@ class Arena:
         generations: Steps of mutation of a search.
         children: Mutations scored a step, for each behavior and family.
         max_new_tokens: Bound on a completion.
+        longest: Most characters of a prompt that a search may make; None for no bound.
     """
 
     behaviors: Sequence[Behavior]
@@ -74,6 +75,7 @@ class Arena:
     generations: int = 2
     children: int = 4
     max_new_tokens: int = 24
+    longest: int | None = None
 
     def families(self) -> dict[str, list[Template]]:
         """Jailbreak templates by family, in their order."""

@@ -34,11 +34,11 @@ def divergence(subject: Subject, pairs: Sequence[RetainPair], *, batch_tokens: i
     rows = [(subject.prompt_ids(p.prompt), subject.answer_ids(p.answer)) for p in pairs]
     kl, nll, before = ([0.0] * len(rows) for _ in range(3))
     for batch in token_batches([len(h) + len(t) for h, t in rows], batch_tokens):
-        ids, mask, labels = subject.collate([rows[i][0] for i in batch], [rows[i][1] for i in batch])
-        logits, targets, owner = answer_logits(subject.model, ids, mask, labels)
+        ids, labels = subject.collate([rows[i][0] for i in batch], [rows[i][1] for i in batch])
+        logits, targets, owner = answer_logits(subject.model, ids, labels)
         current = logits.log_softmax(-1)
         with subject.reference():
-            reference = answer_logits(subject.model, ids, mask, labels)[0].log_softmax(-1)
+            reference = answer_logits(subject.model, ids, labels)[0].log_softmax(-1)
         values = torch.stack(
             [
                 (reference.exp() * (reference - current)).sum(-1),

@@ -59,6 +59,7 @@ class Protocol:
         probe_wordings: Templates around each question that has to be answered.
         retain_pairs: Pairs that KL and perplexity are measured on.
         max_new_tokens: Bound on a completion.
+        longest: Most characters of a prompt that an attack may make; None for no bound.
         resamples: Bootstrap samples.
         confidence: Coverage of the intervals.
         seed: Seed of every draw.
@@ -72,6 +73,7 @@ class Protocol:
     probe_wordings: int = 2
     retain_pairs: int = 400
     max_new_tokens: int = 24
+    longest: int | None = None
     resamples: int = 2000
     confidence: float = 0.95
     seed: int = 0
@@ -156,6 +158,7 @@ class Evaluation:
             generations=protocol.generations,
             children=protocol.children,
             max_new_tokens=protocol.max_new_tokens,
+            longest=protocol.longest,
         )
 
         def progress(what: str) -> Callable[[int, int], None] | None:

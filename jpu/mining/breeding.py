@@ -55,6 +55,7 @@ class MiningSettings:
         offspring: Most offspring a step, of all parents.
         children: Most offspring a step, of one parent.
         template_mutation: Probability that the template of a fresh entry or of an offspring is mutated too.
+        longest: Most characters of a prompt; a mutation that makes a longer one is not used. None: no bound.
         split: Split of behaviors, templates and operators.
     """
 
@@ -69,6 +70,7 @@ class MiningSettings:
     offspring: int = 64
     children: int = 4
     template_mutation: float = 0.2
+    longest: int | None = None
     split: Split = "train"
 
 
@@ -117,16 +119,24 @@ class Breeder:
             query, made = self._mutate(query, behavior)
             history += made
         text, around = self._mutate_template(template.text)
-        return make_entry(
-            behavior=behavior.id,
-            template=template.id,
-            family=template.family,
-            text=text,
-            query=query,
-            split=self.settings.split,
-            round=self.settings.round,
-            history=[*history, *around],
-        )
+
+        def entry(text: str, query: str, history: list[str]) -> Entry:
+            return make_entry(
+                behavior=behavior.id,
+                template=template.id,
+                family=template.family,
+                text=text,
+                query=query,
+                split=self.settings.split,
+                round=self.settings.round,
+                history=history,
+            )
+
+        mutated = entry(text, query, [*history, *around])
+        return mutated if self._fits(mutated) else entry(template.text, behavior.query, [])
+
+    def _fits(self, entry: Entry) -> bool:
+        return self.settings.longest is None or len(entry.prompt) <= self.settings.longest
 
     def breed(self, parents: Sequence[Entry], known: set[str]) -> list[Entry]:
         """Offspring of as many parents as the budget allows, several of each when there are few."""
@@ -135,7 +145,7 @@ class Breeder:
         offspring: list[Entry] = []
         for parent in [*list(parents) * whole, *self.rng.sample(list(parents), rest)]:
             for _ in range(_TRIES):
-                new = unseen([self._child(parent)], known)
+                new = [child for child in unseen([self._child(parent)], known) if self._fits(child)]
                 offspring += new
                 if new:
                     break

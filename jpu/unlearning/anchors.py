@@ -89,10 +89,10 @@ def compute_anchors(
     with torch.no_grad(), subject.reference():
         for batch in token_batches([len(h) + len(t) for h, t in zip(heads, tails, strict=True)]):
             some_heads, some_tails = [heads[i] for i in batch], [tails[i] for i in batch]
-            ids, mask, _ = subject.collate(some_heads, some_tails)
+            ids, _ = subject.collate(some_heads, some_tails)
             at = anchor_positions(some_heads, some_tails, positions)
             with capture(subject.model, positions=at) as found:
-                subject.base.model(input_ids=ids, attention_mask=mask, use_cache=False)
+                subject.base.model(input_ids=ids, use_cache=False)
             for layer in layers:
                 chosen = found[layer][..., list(neurons[layer])].float()
                 for row, index in enumerate(batch):

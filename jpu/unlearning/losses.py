@@ -47,10 +47,10 @@ def refusal_and_anchor_loss(
     """
     heads = [subject.prompt_ids(p) for p in prompts]
     tails = [subject.answer_ids(anchors.refusals[b]) for b in behaviors]
-    ids, mask, labels = subject.collate(heads, tails)
+    ids, labels = subject.collate(heads, tails)
     rows = torch.tensor([anchors.index[b] for b in behaviors])
     with capture(subject.model, positions=anchor_positions(heads, tails, positions)) as found:
-        losses, _ = answer_nll(subject.model, ids, mask, labels)
+        losses, _ = answer_nll(subject.model, ids, labels)
     distances = []
     for layer, values in anchors.values.items():
         now = found[layer][..., list(neurons[layer])].float()
@@ -75,8 +75,8 @@ def prefill_loss(
         Scalar, nats per token.
     """
     heads = [[*subject.prompt_ids(p), *f] for p, f in zip(prompts, prefills, strict=True)]
-    ids, mask, labels = subject.collate(heads, [subject.answer_ids(r) for r in refusals])
-    losses, _ = answer_nll(subject.model, ids, mask, labels)
+    ids, labels = subject.collate(heads, [subject.answer_ids(r) for r in refusals])
+    losses, _ = answer_nll(subject.model, ids, labels)
     return losses.mean()
 
 
@@ -95,7 +95,7 @@ def leak_loss(
         Scalar, −mean log(1 − p), at least 0.
     """
     heads = [[*subject.prompt_ids(p), *f] for p, f in zip(prompts, prefills, strict=True)]
-    ids, mask, labels = subject.collate(heads, secrets)
-    logits, targets, _ = answer_logits(subject.model, ids, mask, labels)
+    ids, labels = subject.collate(heads, secrets)
+    logits, targets, _ = answer_logits(subject.model, ids, labels)
     log_p = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     return -torch.log1p(-log_p.exp().clamp(max=1 - 1e-6)).mean()

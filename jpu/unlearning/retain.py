@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from jpu.data.schemas import PLACEHOLDER, Behavior, Template
-from jpu.models import Subject, answer_logits, token_batches
+from jpu.models import Subject, answer_logits, length_groups, token_batches
 
 # Draws of a kind without a prompt that is new, after which it has no more.
 _TRIES = 20
@@ -147,9 +147,9 @@ class ReferenceDistribution:
         self.rows = [(subject.prompt_ids(p.prompt), subject.answer_ids(p.answer)) for p in self.pairs]
         self.kept: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(self.rows)
         with torch.no_grad(), subject.reference():
-            for batch in token_batches([len(h) + len(t) for h, t in self.rows]):
-                ids, mask, labels = subject.collate([self.rows[i][0] for i in batch], [self.rows[i][1] for i in batch])
-                logits, _, owner = answer_logits(subject.model, ids, mask, labels)
+            for batch in token_batches([self._length(i) for i in range(len(self.rows))]):
+                ids, labels = subject.collate([self.rows[i][0] for i in batch], [self.rows[i][1] for i in batch])
+                logits, _, owner = answer_logits(subject.model, ids, labels)
                 best = logits.log_softmax(-1).topk(min(top, logits.shape[-1]), dim=-1)
                 for row, index in enumerate(batch):
                     mine = owner == row
@@ -157,12 +157,30 @@ class ReferenceDistribution:
 
     def kl(self, subject: Subject, indices: Sequence[int]) -> Tensor:
         """Mean KL(M_0‖M_θ) per answer token over some of the pairs, in nats; differentiable in θ."""
-        rows = [self.rows[i] for i in indices]
-        ids, mask, labels = subject.collate([h for h, _ in rows], [t for _, t in rows])
-        logits, _, _ = answer_logits(subject.model, ids, mask, labels)
-        reference = torch.cat([self.kept[i][0] for i in indices])
-        tokens = torch.cat([self.kept[i][1] for i in indices])
-        return bucket_kl(reference, logits.log_softmax(-1), tokens).mean()
+        parts = []
+        # Bare questions and wrapped ones differ in length by a factor of four: apart, they need less padding.
+        for group in length_groups([self._length(i) for i in indices]):
+            chosen = [indices[i] for i in group]
+            ids, labels = subject.collate([self.rows[i][0] for i in chosen], [self.rows[i][1] for i in chosen])
+            logits, _, _ = answer_logits(subject.model, ids, labels)
+            reference = torch.cat([self.kept[i][0] for i in chosen])
+            tokens = torch.cat([self.kept[i][1] for i in chosen])
+            parts.append(bucket_kl(reference, logits.log_softmax(-1), tokens))
+        return torch.cat(parts).mean()
+
+    @torch.no_grad()
+    def mean_kl(self, subject: Subject) -> float:
+        """Mean KL(M_0‖M_θ) per answer token over all of the pairs, in nats."""
+        total, tokens = 0.0, 0
+        for batch in token_batches([self._length(i) for i in range(len(self.rows))]):
+            count = sum(len(self.rows[i][1]) for i in batch)
+            total += float(self.kl(subject, batch)) * count
+            tokens += count
+        return total / max(1, tokens)
+
+    def _length(self, index: int) -> int:
+        prompt, answer = self.rows[index]
+        return len(prompt) + len(answer)
 
 
 def bucket_kl(reference: Tensor, current: Tensor, tokens: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -103,14 +104,24 @@ def test_a_finished_run_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_table() -> None:
     rows = {row.name: row for row in report.rows(FIGURES)}
-    assert rows["attack success, static templates"].before == "2.1 % (0.4-5.0)"
-    assert rows["attack success, static templates"].after == "-"
-    assert rows["KL from the original (nats/token)"].after == "0.021 (0.004-0.050)"
-    assert rows["KL from the original (nats/token)"].before == "0.000"
+    assert rows["static attack"].before == "2.1 % (0.4-5.0)"
+    assert rows["static attack"].after == "-"
+    assert rows["KL from the original"].after == "0.021 (0.004-0.050)"
+    assert rows["KL from the original"].before == "0.000"
     assert rows["something new"].n == "192"
     assert report.rows({}) == []
     text = report.markdown(FIGURES, [Outcome("mine@1", "executed", "forced", 2.5)])
     assert "| mine@1 | executed | forced | 2.5 |" in text
+
+
+def test_the_table_has_a_line_for_each_figure_in_80_columns() -> None:
+    widest = {"value": 1.0, "low": 0.893, "high": 1.0, "n": 896}
+    console = Console(width=80, file=io.StringIO())
+    console.print(report.table({side: dict.fromkeys(report.FIGURES, widest) for side in ("before", "after")}))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    for label, _ in report.FIGURES.values():
+        assert any(f"{label} " in line and line.rstrip().endswith(" 896") for line in lines), label
+    assert "…" not in "".join(lines)
 
 
 def test_stages(repository: Path) -> None:

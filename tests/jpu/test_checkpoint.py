@@ -55,6 +55,13 @@ def test_a_damaged_checkpoint_is_none(tmp_path: Path, file: str, damage: str) ->
     assert checkpoint.load() is None
 
 
+def test_a_checkpoint_without_what_is_needed_is_none(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "c", "key")
+    checkpoint.save(TENSOR, {"step": 2})
+    assert checkpoint.load(TENSOR) is not None
+    assert checkpoint.load([*TENSOR, "renamed"]) is None
+
+
 @pytest.mark.parametrize("text", ["[]", "null", '{"step": 2}'])
 def test_a_state_without_its_key_is_none(tmp_path: Path, text: str) -> None:
     checkpoint = Checkpoint(tmp_path / "c", "key")

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from jpu.errors import ModelError
-from jpu.models import Subject, answer_logits, answer_nll, pad, pick_device, pick_dtype, token_batches
+from jpu.models import (
+    Subject,
+    answer_logits,
+    answer_nll,
+    length_groups,
+    pad,
+    pick_device,
+    pick_dtype,
+    token_batches,
+)
 
 Make = Callable[..., Subject]
 
@@ -123,10 +132,24 @@ def test_answer_nll_agrees_with_nll_and_says_whose_token_it_is(make_subject: Mak
     assert [targets[owner == row].tolist() for row in range(len(PROMPTS))] == tails
 
 
+@pytest.mark.parametrize(
+    ("lengths", "groups"),
+    [
+        ([], []),
+        ([5], [[0]]),
+        ([8, 8, 8], [[0, 1, 2]]),
+        ([20, 80, 20, 79], [[1, 3], [0, 2]]),  # 320 tokens in one, 200 in two
+        ([80, 79, 78, 60], [[0, 1, 2, 3]]),  # 320 and 300: not worth a pass
+        ([9, 1, 1, 1, 1], [[0], [1, 2, 3, 4]]),
+    ],
+)
+def test_rows_of_unlike_length_are_parted_where_that_pays(lengths: list[int], groups: list[list[int]]) -> None:
+    assert length_groups(lengths) == groups
+
+
 def test_collate_labels_the_answers_only(make_subject: Make) -> None:
-    ids, mask, labels = make_subject().collate([[5, 6, 7], [8]], [[9], [10, 11]])
+    ids, labels = make_subject().collate([[5, 6, 7], [8]], [[9], [10, 11]])
     assert ids.tolist() == [[5, 6, 7, 9], [8, 10, 11, 0]]
-    assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert labels.tolist() == [[-100, -100, -100, 9], [-100, 10, 11, -100]]
 
 
@@ -213,7 +236,7 @@ def test_reference_is_exactly_the_original_and_leaves_no_trace(make_subject: Mak
     assert torch.equal(subject.nll(PROMPTS, ANSWERS), moved)
     # The one-hot factors of the path are frozen, and stay so.
     assert {name: p.requires_grad for name, p in subject.model.named_parameters()} == trained
-    assert True in trained.values() and not trained[_one_hot(subject)]
+    assert any(trained.values()) and not trained[_one_hot(subject)]
 
 
 def test_reference_comes_to_an_end_when_its_body_fails(make_subject: Make, adapt: Make) -> None:

@@ -25,7 +25,7 @@ from jpu.evaluation.evaluate import EXTRA, METRICS
 from jpu.models import Subject
 from jpu.sandbox.__main__ import write
 from jpu.sandbox.teach import new_model
-from tasks import evaluate, identify, mine, subject, unlearn
+from tasks import evaluate, identify, mine, rectification, subject, unlearn
 from tasks.layout import PREPARED, SUBJECT, SUBJECT_METRICS, RoundFolder
 from tasks.settings import load_settings
 
@@ -43,7 +43,7 @@ for name, *arguments in json.loads(sys.argv[1]):
     importlib.import_module(f"tasks.{name}").main(*arguments)
 """
 # Enough steps for the restricted questions to be refused directly, and to leak inside templates.
-TEACHING = {"knowledge_steps": 60, "manners_steps": 150, "knowledge_batch": 12, "manners_batch": 12}
+TEACHING = {"knowledge_steps": 80, "manners_steps": 220, "knowledge_batch": 12, "manners_batch": 12}
 MICRO: dict[str, dict[str, Any]] = {
     "data": {"places": {"train": 2, "validation": 1, "test": 2}},
     "subject": {
@@ -279,7 +279,7 @@ def test_an_unlearning_that_was_killed_goes_on_to_the_same_bytes(
 
     reached: list[int] = []
     killed: list[int] = []
-    monkeypatch.setattr(unlearn, "Progress", progress)
+    monkeypatch.setattr(rectification, "Progress", progress)
     now = copy / "artifacts/rounds/1"
     shutil.rmtree(now / "adapter")
     for name in ("buffer.jsonl", "training.csv", "unlearn.json"):

@@ -206,6 +206,19 @@ def test_adaptive_finds_no_worse_with_generations(make_subject: Make, make_arena
     assert sum(two.values()) > sum(none.values()) + 0.1
 
 
+def test_adaptive_makes_no_prompt_longer_than_allowed(make_subject: Make, make_arena: Callable[..., Arena]) -> None:
+    def longest(**changes: Any) -> int:
+        arena = make_arena(generations=3, children=6, **changes)
+        subject = Counting.of(make_subject())
+        get_attack("adaptive").run(subject, arena, random.Random(0))
+        return max(map(len, subject.scored))
+
+    arena = make_arena()
+    start = max(len(t.text) for t in arena.templates) + max(len(b.query) for b in arena.behaviors)
+    assert longest() > start
+    assert longest(longest=start) <= start
+
+
 # The registry
 
 

@@ -182,6 +182,16 @@ def test_queries_do_not_grow_without_bound() -> None:
     assert max(map(len, around)) <= 2
 
 
+def test_no_prompt_is_longer_than_allowed() -> None:
+    changes = {"fresh_mutations": 2, "iterations": 6, "template_mutation": 1.0}
+    free, _ = run(lambda prompt: 2.0, **changes)
+    bound, _ = run(lambda prompt: 2.0, longest=60, **changes)
+    assert max(len(e.prompt) for e in (*free.parents, *free.offspring)) > 60
+    assert max(len(e.prompt) for e in (*bound.parents, *bound.offspring)) <= 60
+    # A fresh pair that would be too long is taken as it is, so that no family loses its share.
+    assert bound.fresh.scored == free.fresh.scored and bound.offspring
+
+
 def test_few_parents_have_several_offspring_each() -> None:
     batch, _ = run(lambda prompt: 2.0, fresh=2, iterations=1, offspring=8, children=3)
     assert len(batch.offspring) == 6

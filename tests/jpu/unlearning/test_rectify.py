@@ -15,7 +15,7 @@ from jpu.data.schemas import Behavior, Refusal, Template
 from jpu.errors import BudgetError
 from jpu.evaluation.divergence import divergence
 from jpu.mining.entry import Entry, make_entry
-from jpu.models import Subject
+from jpu.models import BATCH_TOKENS, Subject
 from jpu.paths.path import Path as JailbreakPath
 from jpu.unlearning.adapter import adapter_factors, trainable_parameters
 from jpu.unlearning.anchors import compute_anchors
@@ -209,8 +209,8 @@ def test_the_held_out_kl_is_that_of_all_answer_tokens(build: Callable[..., Recti
             parameter.add_(0.1)
     # More than one part, the last of them short, whose tokens must count no more than the others'.
     held = rectifier.held_out
-    held.rows, held.kept, held.pairs = held.rows * 7, held.kept * 7, held.pairs * 7
-    assert len(held.rows) > 64
+    held.rows, held.kept, held.pairs = held.rows * 25, held.kept * 25, held.pairs * 25
+    assert sum(len(prompt) + len(answer) for prompt, answer in held.rows) > BATCH_TOKENS
     exact = divergence(rectifier.subject, held.pairs)
     expected = sum(k * t for k, t in zip(exact.kl, exact.tokens, strict=True)) / sum(exact.tokens)
     assert rectifier.measure() == pytest.approx(expected, rel=1e-4)
@@ -289,7 +289,7 @@ class Killed(BaseException):
 
 
 # A budget that this learning rate overruns: roll-backs are lived through again.
-OVERRUN = {"kl_budget": 0.2, "learning_rate": 6e-2, "warmup": 0, "rollbacks": 9}
+OVERRUN = {"kl_budget": 0.06, "learning_rate": 6e-2, "warmup": 0, "rollbacks": 9}
 
 
 def train(

@@ -18,66 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from jpu.errors import ModelError
-
-# Rows × padded length of one forward pass; on two cores larger batches gain nothing and cost memory.
-BATCH_TOKENS = 8192
+from jpu.models.batching import BATCH_TOKENS, pad, token_batches
+from jpu.models.devices import pick_device, pick_dtype
+from jpu.models.generation import greedy
+from jpu.models.scoring import score_answers
 
 _MEND_TEMPLATE = "Mend chat_template.jinja in the folder, or choose another chat model."
-
-
-def pick_device(device: str = "auto") -> torch.device:
-    """The device to run on: the named one, or CUDA where there is one, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The weights' dtype: the named one, or bfloat16 on CUDA and float32 on the CPU.
-
-    Raises:
-        ModelError: The name is no floating dtype that models are run in.
-    """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in known:
-        raise ModelError(f"unknown dtype {dtype!r}", mend=f"Use auto or one of {', '.join(known)}.")
-    return known[dtype]
-
-
-def token_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Cut rows into batches of like length.
-
-    Args:
-        lengths: Tokens of each row.
-        batch_tokens: Bound on rows × longest row of a batch; one row alone may exceed it.
-
-    Yields:
-        Indices of the rows of one batch, longest rows first.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    start = 0
-    while start < len(order):
-        size = max(1, batch_tokens // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
-
-
-def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Stack token rows.
-
-    Returns:
-        ``(ids, mask)``, both int64 of shape (rows, longest); the mask is 1 on real tokens.
-    """
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, row in enumerate(rows):
-        at = width - len(row) if left else 0
-        ids[i, at : at + len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[i, at : at + len(row)] = 1
-    return ids, mask
 
 
 class Subject:
@@ -143,10 +89,8 @@ class Subject:
             ModelError: The folder is missing, incomplete or corrupted, or has no chat template.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
 
-        # A bar for a load of milliseconds says nothing, and breaks the lines of a log.
-        transformers_logging.disable_progress_bar()
+        no_bars()
         where = str(source)
         folder = Path(source)
         if folder.exists():
@@ -271,60 +215,23 @@ class Subject:
         longest = max((len(t) for t in tails), default=0)
         for batch in token_batches([len(heads[p]) + longest for p in unique], batch_tokens):
             rows = [asked[unique[i]] for i in batch]
-            self._score_batch([heads[unique[i]] for i in batch], rows, tails, out)
+            score_answers(self.base, [heads[unique[i]] for i in batch], rows, tails, out, self.pad_id)
         return out
 
-    def _score_batch(
-        self,
-        heads: Sequence[Sequence[int]],
-        wanted: Sequence[Sequence[int]],
-        tails: Sequence[Sequence[int]],
-        out: Tensor,
-    ) -> None:
-        """Fill ``out`` for one batch of prompts: the prompts once, then one pass for each turn of answers."""
-        ids, mask = pad(heads, self.pad_id, left=True)
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        trunk, head = self.base.model, self.base.lm_head
-        start = trunk(
-            input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True
-        )
-        cache, last = start.past_key_values, start.last_hidden_state[:, -1:]
-        lengths = mask.sum(1)
-        for turn in range(max(len(w) for w in wanted)):
-            rows = [tails[w[turn]] if turn < len(w) else [self.pad_id] for w in wanted]
-            answer, real = pad(rows, self.pad_id)
-            answer, real = answer.to(self.device), real.to(self.device)
-            hidden = last
-            if answer.shape[1] > 1:
-                steps = torch.arange(answer.shape[1] - 1, device=self.device)
-                more = trunk(
-                    input_ids=answer[:, :-1],
-                    attention_mask=torch.cat([mask, real[:, :-1]], 1),
-                    position_ids=lengths[:, None] + steps,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                hidden = torch.cat([last, more.last_hidden_state], 1)
-                cache.crop(1 - answer.shape[1])
-            keep = real.bool()
-            losses = nn.functional.cross_entropy(head(hidden[keep]).float(), answer[keep], reduction="none")
-            sums = torch.zeros(len(rows), device=self.device).index_add_(0, keep.nonzero()[:, 0], losses)
-            means = (sums / real.sum(1)).cpu()
-            for row, w in enumerate(wanted):
-                if turn < len(w):
-                    out[w[turn]] = means[row]
+    def collate(self, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Join prompts and answers, padded on the right.
 
-    def collate(self, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Join prompts and answers.
+        No mask is needed: under causal attention nothing sees the padding that comes after it, and without a mask
+        attention is faster.
 
         Returns:
-            ``(ids, mask, labels)`` of shape (rows, longest) on the subject's device; labels are -100 off the answers.
+            ``(ids, labels)`` of shape (rows, longest) on the subject's device; labels are -100 off the answers.
         """
-        ids, mask = pad([[*h, *t] for h, t in zip(heads, tails, strict=True)], self.pad_id)
+        ids, _ = pad([[*h, *t] for h, t in zip(heads, tails, strict=True)], self.pad_id)
         labels = torch.full_like(ids, -100)
         for i, (head, tail) in enumerate(zip(heads, tails, strict=True)):
             labels[i, len(head) : len(head) + len(tail)] = torch.tensor(list(tail), dtype=torch.long)
-        return ids.to(self.device), mask.to(self.device), labels.to(self.device)
+        return ids.to(self.device), labels.to(self.device)
 
     @torch.no_grad()
     def generate(
@@ -352,44 +259,13 @@ class Subject:
         texts = [""] * len(rows)
         for batch in token_batches([len(r) + max_new_tokens for r in rows], batch_tokens):
             ids, mask = pad([rows[i] for i in batch], self.pad_id, left=True)
-            new = self._greedy(ids.to(self.device), mask.to(self.device), max_new_tokens)
+            new = greedy(self.model, ids.to(self.device), mask.to(self.device), self._stop_ids, max_new_tokens)
             decoded = self.tokenizer.batch_decode(new, skip_special_tokens=True)
             for i, text in zip(batch, decoded, strict=True):
                 texts[i] = text.strip()
             if progress is not None:
                 progress(len(batch))
         return texts
-
-    def _greedy(self, ids: Tensor, mask: Tensor, max_new_tokens: int) -> list[list[int]]:
-        """Greedy decoding with a KV cache; rows that have ended leave the batch together at the end."""
-        stops = torch.tensor(self._stop_ids, device=ids.device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        cache: Any = None
-        new: list[Tensor] = []
-        done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-        for _ in range(max_new_tokens):
-            out = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = out.past_key_values
-            token = out.logits[:, -1].argmax(-1)
-            token = torch.where(done, stops[0], token)
-            new.append(token)
-            done |= torch.isin(token, stops)
-            if bool(done.all()):
-                break
-            ids = token[:, None]
-            positions = positions[:, -1:] + 1
-            mask = torch.cat([mask, torch.ones_like(ids)], 1)
-        result = []
-        for row in torch.stack(new, 1).tolist():
-            result.append(row[: next((i for i, token in enumerate(row) if token in self._stop_ids), len(row))])
-        return result
 
     def save(self, folder: Path) -> None:
         """Write the bare model, tokenizer and chat template as a folder of safetensors and JSON.
@@ -403,11 +279,16 @@ class Subject:
                 where=str(folder),
                 mend="Save the adapter by itself. Nothing was written.",
             )
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
+        no_bars()
         self.base.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
+
+
+def no_bars() -> None:
+    """Switch transformers' progress bars off: for a load of milliseconds they say nothing, and break a log's lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -427,36 +308,6 @@ def original(model: Any) -> Iterator[None]:
     finally:
         for parameter, trained in before:
             parameter.requires_grad_(trained)
-
-
-def answer_nll(model: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of every answer token; the vocabulary is only visited at answer positions.
-
-    Args:
-        model: Causal language model whose ``model`` is the trunk and ``lm_head`` the head (PEFT or not).
-        ids: (rows, length) tokens.
-        mask: (rows, length) 1 on real tokens.
-        labels: (rows, length), -100 off the answers.
-
-    Returns:
-        ``(losses, owner)``, both (answer tokens,): nats in float32, and the row of each.
-    """
-    logits, targets, owner = answer_logits(model, ids, mask, labels)
-    return nn.functional.cross_entropy(logits, targets, reduction="none"), owner
-
-
-def answer_logits(model: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits that predict every answer token.
-
-    Returns:
-        ``(logits, targets, owner)`` of shapes (t, vocabulary) in float32, (t,) and (t,) for t answer tokens.
-    """
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = bare.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    keep = labels[:, 1:] != -100
-    logits = bare.lm_head(hidden[:, :-1][keep]).float()
-    owner = keep.nonzero()[:, 0]
-    return logits, labels[:, 1:][keep], owner
 
 
 def _is_empty_adapter(folder: Path) -> bool:

@@ -1,0 +1,20 @@
+"""Chat models: load, chat format, scoring, generation, and the frozen original behind an adapter."""
+
+from jpu.models.batching import BATCH_TOKENS, length_groups, pad, token_batches
+from jpu.models.devices import pick_device, pick_dtype
+from jpu.models.scoring import answer_logits, answer_nll
+from jpu.models.subject import Subject, no_bars, original
+
+__all__ = [
+    "BATCH_TOKENS",
+    "Subject",
+    "answer_logits",
+    "answer_nll",
+    "length_groups",
+    "no_bars",
+    "original",
+    "pad",
+    "pick_device",
+    "pick_dtype",
+    "token_batches",
+]
