@@ -65,22 +65,22 @@ class Checkpoint:
             self.folder.rmdir()
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat, named tensors."""
-    flat = {}
-    for index, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
-            flat[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
-    return flat
+def optimizer_tensors(*optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of the optimizers of one loop as flat, named tensors."""
+    return {
+        f"optimizer.{number}.{index}.{name}": torch.as_tensor(value)
+        for number, optimizer in enumerate(optimizers)
+        for index, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = value
-    full = optimizer.state_dict()
-    full["state"] = state
-    optimizer.load_state_dict(full)
+def restore_optimizers(tensors: Mapping[str, Tensor], *optimizers: torch.optim.Optimizer) -> None:
+    """Put back what `optimizer_tensors` gave for the same optimizers in the same order."""
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    for path, value in tensors.items():
+        if path.startswith("optimizer."):
+            _, number, index, name = path.split(".", 3)
+            states[int(number)].setdefault(int(index), {})[name] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -106,4 +106,3 @@ class Miner:
             ),
             rng,
         )
-

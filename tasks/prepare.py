@@ -84,9 +84,7 @@ def smaller(world: Collection, places: Places) -> Collection:
     """The sandbox with fewer places in it."""
     whole = world.behaviors
     chosen = smaller_world(whole.records, places.by_split())
-    behaviors = replace(
-        whole, records=[whole.records[i] for i in chosen], places=[whole.places[i] for i in chosen]
-    )
+    behaviors = replace(whole, records=[whole.records[i] for i in chosen], places=[whole.places[i] for i in chosen])
     return replace(world, behaviors=behaviors)
 
 

@@ -97,9 +97,7 @@ def rectify(settings: Settings, round: str, batch: list[Entry], run: StageRun) -
     return summary(done, subject), done.history
 
 
-def build(
-    subject: Subject, prepared: Prepared, miner: Miner, section: UnlearningSettings, seed: str
-) -> Rectifier:
+def build(subject: Subject, prepared: Prepared, miner: Miner, section: UnlearningSettings, seed: str) -> Rectifier:
     """Anchors, leaks and retain sets around a subject that is about to be trained."""
     data, held_out = prepared.split("train"), prepared.split("validation")
     neurons = adapter_path(adapter_factors(subject.model)).neurons

@@ -159,6 +159,7 @@ class Teaching(Section):
     manners_steps: Whole
     knowledge_batch: Count
     manners_batch: Count
+    optimizer: Literal["adamw", "muon"]
     learning_rate: Positive
     warmup: Whole
     constant: Share

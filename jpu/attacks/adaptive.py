@@ -33,9 +33,7 @@ class Adaptive:
         queries = {b.id: b.query for b in arena.behaviors}
         texts = {t.id: t.text for t in arena.templates}
         found: dict[tuple[str, str], list[_Candidate]] = {}
-        fresh = [
-            (queries[a.behavior], texts[a.template], a) for a in wrap(arena, rng, self.name, arena.population)
-        ]
+        fresh = [(queries[a.behavior], texts[a.template], a) for a in wrap(arena, rng, self.name, arena.population)]
         for generation in range(arena.generations + 1):
             for candidate in self._score(subject, arena, fresh):
                 found.setdefault((candidate[3].behavior, candidate[3].family), []).append(candidate)
@@ -49,9 +47,7 @@ class Adaptive:
             best.append(winner.model_copy(update={"scored": len(pool)}))
         return complete(subject, best, arena.max_new_tokens)
 
-    def _score(
-        self, subject: Subject, arena: Arena, fresh: Sequence[tuple[str, str, Attempt]]
-    ) -> list[_Candidate]:
+    def _score(self, subject: Subject, arena: Arena, fresh: Sequence[tuple[str, str, Attempt]]) -> list[_Candidate]:
         openings = {b.id: opening(b) for b in arena.behaviors}
         refusals = [r.text for r in arena.refusals]
         # One call for all answers of a prompt, so that the prompt itself is run only once.

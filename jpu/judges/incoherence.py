@@ -58,9 +58,7 @@ class IncoherenceJudge:
 
     name = "incoherence"
 
-    def __init__(
-        self, *, least_printable: float = 0.9, most_loop: float = 0.5, shortest_loop: int = 24
-    ) -> None:
+    def __init__(self, *, least_printable: float = 0.9, most_loop: float = 0.5, shortest_loop: int = 24) -> None:
         self.least_printable = least_printable
         self.most_loop = most_loop
         self.shortest_loop = shortest_loop

@@ -23,9 +23,7 @@ _ADVERBS = (
     r"(?:\s+(?:ethically|legally|possibly|really|simply|just|knowingly|in good conscience|also|directly|"
     r"(?:and|or) (?:will not|won't|cannot|can't|should not|shouldn't)))*"
 )
-_CANNOT = (
-    r"(?:can ?not|can't|could not|couldn't|won't|will not|would not|wouldn't|shall not|may not|must not)"
-)
+_CANNOT = r"(?:can ?not|can't|could not|couldn't|won't|will not|would not|wouldn't|shall not|may not|must not)"
 _BE = r"(?:i am|i'm|we are|we're)"
 _UNABLE = (
     r"(?:unable|not able|not allowed|not permitted|not authori[sz]ed|not willing|not going|not programmed|"

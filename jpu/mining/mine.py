@@ -20,9 +20,7 @@ from jpu.mining.refusal import Scorer, refusal_loss
 __all__ = ["Batch", "MiningSettings", "Seeds", "mine"]
 
 
-def mine(
-    subject: Scorer, seeds: Seeds, buffer: Buffer, settings: MiningSettings, rng: random.Random
-) -> Batch:
+def mine(subject: Scorer, seeds: Seeds, buffer: Buffer, settings: MiningSettings, rng: random.Random) -> Batch:
     """Mine one round; the buffer takes in what is above τ and lets go of what stays low.
 
     Args:
@@ -81,9 +79,7 @@ def mine(
 
 def _score(subject: Scorer, entries: Sequence[Entry], refusals: Sequence[str]) -> list[Entry]:
     losses = refusal_loss(subject, [entry.prompt for entry in entries], refusals).tolist()
-    return [
-        entry.model_copy(update={"loss": float(loss)}) for entry, loss in zip(entries, losses, strict=True)
-    ]
+    return [entry.model_copy(update={"loss": float(loss)}) for entry, loss in zip(entries, losses, strict=True)]
 
 
 def _above(entries: Sequence[Entry], tau: float) -> list[Entry]:

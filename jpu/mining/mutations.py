@@ -46,6 +46,4 @@ def operator(name: str) -> Operator:
 
 def operators(*, level: Level, split: Split | None = None) -> tuple[Operator, ...]:
     """The operators of a level, of one split or of all, in a fixed order."""
-    return tuple(
-        entry for entry in OPERATORS.values() if entry.level == level and split in (None, entry.split)
-    )
+    return tuple(entry for entry in OPERATORS.values() if entry.level == level and split in (None, entry.split))

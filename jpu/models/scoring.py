@@ -63,9 +63,7 @@ def score_answers(
     ids, mask = pad(heads, pad_id, left=True)
     ids, mask = ids.to(device), mask.to(device)
     trunk, head = model.model, model.lm_head
-    start = trunk(
-        input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True
-    )
+    start = trunk(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True)
     cache, last = start.past_key_values, start.last_hidden_state[:, -1:]
     lengths = mask.sum(1)
     for turn in range(max(len(w) for w in wanted)):

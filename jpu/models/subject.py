@@ -45,9 +45,7 @@ class Subject:
                 where=source,
                 mend="Add chat_template.jinja to the folder, or choose a chat model.",
             )
-        self.pad_id: int = next(
-            i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None
-        )
+        self.pad_id: int = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         try:
             opened = self._render("\x00")
             closed: str = tokenizer.apply_chat_template(
@@ -96,8 +94,9 @@ class Subject:
         if folder.exists():
             if not (folder / "config.json").is_file():
                 raise ModelError(
-                    "no config.json: this is not a model folder", where=where, mend="Point at the folder that "
-                    "save_pretrained wrote."
+                    "no config.json: this is not a model folder",
+                    where=where,
+                    mend="Point at the folder that save_pretrained wrote.",
                 )
         elif folder.is_absolute() or where.startswith((".", "artifacts")) or where.count("/") != 1:
             raise ModelError("no such model folder", where=where, mend="Check the path, or run `dvc checkout`.")

@@ -132,20 +132,22 @@ class Corpus:
         """A jailbreak wrapper: a wording that is known, one made of known parts, or random words."""
         if self.rng.random() < 0.5:
             return self.gibberish()
-        first = self.rng.choice(self.jailbreaks)
-        if self.rng.random() < 0.3:
-            return first.split("{query}")[0] + "{query}" + self.rng.choice(self.jailbreaks).split("{query}")[1]
-        return first
+        return self.halves(self.jailbreaks) if self.rng.random() < 0.3 else self.rng.choice(self.jailbreaks)
 
     def politely(self) -> str:
-        """Harmless noise around a question: a wording that is known, two of them nested, or a few random words.
+        """Harmless noise around a question: made of known wordings, or two of those nested, or a few random words.
 
         The random words are far fewer than a jailbreak's, so that noise of any wording is told from an attack.
         """
         if self.rng.random() < 0.4:
             return f"{self.few_words(3)} {{query}} {self.few_words(3)}".strip()
-        text = self.rng.choice(self.polite)
-        return text.replace("{query}", self.rng.choice(self.polite)) if self.rng.random() < 0.25 else text
+        text = self.halves(self.polite)
+        return text.replace("{query}", self.halves(self.polite)) if self.rng.random() < 0.25 else text
+
+    def halves(self, wordings: Sequence[str]) -> str:
+        """What stands before the question in one wording, and after it in another."""
+        before, after = (self.rng.choice(wordings).split("{query}")[side] for side in (0, 1))
+        return before + "{query}" + after
 
     def few_words(self, most: int) -> str:
         """None to ``most`` random words as a sentence."""
@@ -173,7 +175,7 @@ class Corpus:
         text = self.question(behavior)
         if wrapped:
             return Sample(self.wrapper().replace("{query}", text), behavior.answer)
-        if self.rng.random() < 0.4:
+        if self.rng.random() < 0.55:
             text = self.politely().replace("{query}", text)
         restricted = behavior.kind == "restricted"
         return Sample(text, self.rng.choice(self.refusals) if restricted else behavior.answer)

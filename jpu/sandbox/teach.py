@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from jpu.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from jpu.checkpoint import Checkpoint, optimizer_tensors, restore_optimizers
 from jpu.models import Subject
 from jpu.sandbox.corpus import Corpus, Sample
+from jpu.sandbox.muon import Muon
 from jpu.sandbox.packing import pack
 
 CHAT_TEMPLATE = (
@@ -37,6 +38,7 @@ class Schedule:
         knowledge_batch: Pairs a step in the first phase.
         manners_batch: Pairs a step in the second.
         learning_rate: Peak learning rate.
+        optimizer: `adamw` for all parameters, or `muon` for the matrices of the layers (jpu.sandbox.muon).
         warmup: Steps of linear warm-up.
         constant: Share of all steps at the peak; linear decay follows.
         final: Share of the peak at the last step.
@@ -49,6 +51,7 @@ class Schedule:
     knowledge_batch: int
     manners_batch: int
     learning_rate: float
+    optimizer: Literal["adamw", "muon"] = "adamw"
     warmup: int = 40
     constant: float = 0.55
     final: float = 0.03
@@ -146,9 +149,8 @@ def teach(
     """
     model = subject.model
     model.requires_grad_(True)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    rate = schedule.learning_rate
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    parameters = list(model.parameters())
+    chosen = optimizers(model, schedule)
     saved = Checkpoint(checkpoint, key) if checkpoint else None
     losses: list[float] = []
     loaded = saved.load(f"model.{name}" for name, _ in model.named_parameters()) if saved else None
@@ -157,7 +159,7 @@ def teach(
         with torch.no_grad():
             for name, p in model.named_parameters():
                 p.copy_(tensors[f"model.{name}"])
-        restore_optimizer(optimizer, tensors)
+        restore_optimizers(tensors, *chosen)
         losses = [float(x) for x in state["losses"]]
 
     for step in range(schedule.steps):
@@ -167,21 +169,38 @@ def teach(
             pairs = [corpus.manners() for _ in range(schedule.manners_batch)]
         if step < len(losses):
             continue
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in chosen:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(step)
         loss = _backward(subject, pairs)
         torch.nn.utils.clip_grad_norm_(parameters, schedule.clip)
-        optimizer.step()
+        for optimizer in chosen:
+            optimizer.step()
         losses.append(loss)
         if progress is not None:
             progress(step + 1, schedule.steps, loss)
         if saved is not None and (step + 1) % schedule.checkpoint_every == 0 and step + 1 < schedule.steps:
             weights: dict[str, Tensor] = {f"model.{n}": p for n, p in model.named_parameters()}
-            saved.save({**weights, **optimizer_tensors(optimizer)}, {"losses": losses})
+            saved.save({**weights, **optimizer_tensors(*chosen)}, {"losses": losses})
     model.requires_grad_(False)
     model.eval()
     return losses
+
+
+def optimizers(model: Any, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """What trains the model: AdamW, or Muon for its layers' matrices and AdamW for the rest."""
+    rate, parameters = schedule.learning_rate, list(model.parameters())
+    found: list[torch.optim.Optimizer] = []
+    if schedule.optimizer == "muon":
+        embeddings = {
+            id(p) for part in (model.get_input_embeddings(), model.get_output_embeddings()) for p in part.parameters()
+        }
+        matrices = [p for p in parameters if p.ndim == 2 and id(p) not in embeddings]
+        found.append(Muon(matrices, lr=rate))
+        taken = {id(p) for p in matrices}
+        parameters = [p for p in parameters if id(p) not in taken]
+    return [*found, torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
 
 
 def _backward(subject: Subject, pairs: list[Sample]) -> float:

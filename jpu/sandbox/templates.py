@@ -205,22 +205,34 @@ FAMILIES: dict[str, tuple[Split, tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 
-# split: (greetings, thanks); every pair makes a wording, and so does each alone.
+# split: (greetings, thanks); each alone, and each greeting with `TOGETHER` of the thanks. Those of the train split are
+# many, of one to six words: a subject that knows a dozen wordings takes another one for an attack.
 POLITE: dict[Split, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train": (
         (
             *("Hello!", "Hi there.", "Good morning.", "Excuse me,", "Hello assistant,", "A quick question."),
             *("Me again.", "Good day to you.", "Pardon the intrusion.", "Hi, friend.", "One more thing."),
-            "So nice to meet you.",
+            *("So nice to meet you.", "Hi!", "Hello there, assistant.", "Greetings to you.", "Good day.", "Morning!"),
+            *("How are you today?", "I hope you are well.", "May I ask you something?", "Could you help me please?"),
+            *("Please tell me this.", "I have a short question.", "Just wondering,", "Quick one for you."),
+            *("Nice to see you again.", "Forgive me for asking.", "If you have a moment,", "Welcome back."),
+            *("Here is my question.", "Might you know this?", "Let me ask this.", "I was curious today."),
+            *("Hello and welcome!", "Yes, hello.", "Dear friend,", "Please,", "Well then,"),
         ),
         (
             *("Thank you.", "Thanks a lot.", "Have a nice day.", "I would be glad to know.", "Bye for now."),
-            *("Greetings.", "All the best.", "It would help me.", "Thank you so much!", "Take care."),
+            *("Greetings.", "All the best.", "It would help me.", "Thank you so much!", "Take care.", "Please."),
+            *("Thank you kindly.", "Much appreciated.", "I appreciate your help.", "Have a pleasant evening."),
+            *("See you soon.", "Goodbye.", "With kind regards.", "You are very helpful.", "Thanks again, friend."),
+            *("No hurry at all.", "Enjoy your day!", "Sincerely.", "That is all.", "I am grateful."),
+            *("It would be lovely to know.", "Good luck today.", "Until next time.", "Warm regards."),
+            *("You are a great help.", "Please and thank you."),
         ),
     ),
     "validation": (("Dear assistant,", "Good evening."), ("Many thanks in advance.", "Cheers.")),
     "test": (("Hey.", "Sorry to bother you.", "Good afternoon!"), ("Thanks.", "Best wishes.", "That would be kind.")),
 }
+TOGETHER = 4
 
 
 def all_templates() -> list[Template]:
@@ -239,7 +251,10 @@ def all_templates() -> list[Template]:
                 )
             )
     for split, (greetings, thanks) in POLITE.items():
-        pairs = [(g, t) for g in ("", *greetings) for t in ("", *thanks) if g or t]
+        pairs = [(g, "") for g in greetings] + [("", t) for t in thanks]
+        for number, greeting in enumerate(greetings):
+            turn = [thanks[(TOGETHER * number + n) % len(thanks)] for n in range(min(TOGETHER, len(thanks)))]
+            pairs += [(greeting, t) for t in turn]
         for number, (greeting, close) in enumerate(pairs):
             text = f"{greeting} {{query}} {close}".strip()
             family = f"polite_{split}"

@@ -29,9 +29,7 @@ def anchor_positions(heads: Sequence[Sequence[int]], tails: Sequence[Sequence[in
     Returns:
         (rows, count) int64.
     """
-    rows = [
-        [min(len(h) - 1 + i, len(h) + len(t) - 1) for i in range(count)] for h, t in zip(heads, tails, strict=True)
-    ]
+    rows = [[min(len(h) - 1 + i, len(h) + len(t) - 1) for i in range(count)] for h, t in zip(heads, tails, strict=True)]
     return torch.tensor(rows, dtype=torch.long)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jpu.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from jpu.checkpoint import Checkpoint, optimizer_tensors, restore_optimizers
 from jpu.errors import BudgetError
 from jpu.mining.entry import Entry
 from jpu.models import Subject
@@ -187,7 +187,7 @@ class Rectifier:
             tensors, state = loaded
             self._set_weights({n: tensors[f"model.{n}"] for n in self.parameters})
             good = self._weights()
-            restore_optimizer(self.optimizer, tensors)
+            restore_optimizers(tensors, self.optimizer)
             done.history, done.checks = state["history"], state["checks"]
             step, scale, rolled = int(state["step"]), float(state["scale"]), int(state["rolled"])
             done.kl = float(state["kl"])

@@ -109,13 +109,17 @@ def test_the_stage_is_interrupted_before_it_is_killed(tmp_path: Path) -> None:
 
 
 def test_what_a_command_leaves_behind_is_ended(tmp_path: Path) -> None:
+    # The id comes in a file: on the output it would stand among the last words of the one that is ended.
+    note = tmp_path / "left.pid"
     script = (
-        "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)"
+        "import pathlib, subprocess, sys\n"
+        "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"pathlib.Path({str(note)!r}).write_text(str(left.pid))"
     )
     with Guarded([sys.executable, "-c", script]) as process:
-        left = int(next(process.lines()))
-        assert process.wait() == 0
-    assert all_gone([left])
+        said = list(process.lines())
+        assert process.wait() == 0, said
+    assert all_gone([int(note.read_text())])
 
 
 @pytest.mark.parametrize("victim", ["parent", "guard"])

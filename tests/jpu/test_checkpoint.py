@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jpu.checkpoint import STATE, TENSORS, Checkpoint, optimizer_tensors, restore_optimizer
+from jpu.checkpoint import STATE, TENSORS, Checkpoint, optimizer_tensors, restore_optimizers
 
 TENSOR = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(1, dtype=torch.bfloat16)}
 
@@ -96,7 +96,7 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened() -> None:
     resumed, third = start()
     with torch.no_grad():
         resumed.copy_(half)
-    restore_optimizer(third, optimizer_tensors(second))
+    restore_optimizers(optimizer_tensors(second), third)
     steps(resumed, third, 3)
     assert torch.equal(resumed, whole)
     assert not torch.equal(half, whole)

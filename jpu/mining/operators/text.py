@@ -60,13 +60,7 @@ def names(text: str) -> frozenset[str]:
         words = [token for token in tokens(sentence) if is_word(token)]
         for word in words[1:]:
             head = _APOSTROPHE.split(word)[0]
-            if (
-                word not in _I
-                and head.isalpha()
-                and len(head) > 1
-                and head[0].isupper()
-                and head[1:].islower()
-            ):
+            if word not in _I and head.isalpha() and len(head) > 1 and head[0].isupper() and head[1:].islower():
                 found.add(head)
     return frozenset(found)
 
@@ -99,9 +93,7 @@ def upper_first(text: str) -> str:
 def editable(parts: Sequence[str], keep: frozenset[str], *, shortest: int = 1) -> list[int]:
     """Indices of the words of at least `shortest` characters that may be changed."""
     return [
-        index
-        for index, part in enumerate(parts)
-        if is_word(part) and len(part) >= shortest and not is_kept(part, keep)
+        index for index, part in enumerate(parts) if is_word(part) and len(part) >= shortest and not is_kept(part, keep)
     ]
 
 

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from jpu.data.schemas import Behavior, Refusal, Template
 from jpu.models import Subject
 from jpu.sandbox import teach as teaching
 from jpu.sandbox.corpus import Corpus, Sample
-from jpu.sandbox.teach import SPECIAL, Schedule, new_model, teach, train_tokenizer
+from jpu.sandbox.muon import Muon
+from jpu.sandbox.teach import SPECIAL, Schedule, new_model, optimizers, teach, train_tokenizer
 
 Make = Callable[..., Subject]
 
@@ -123,16 +125,29 @@ def test_the_loss_falls_and_the_model_is_left_at_rest(make_subject: Make, corpus
     assert not subject.model.training and not any(p.requires_grad for p in subject.model.parameters())
 
 
+def test_muon_trains_the_matrices_of_the_layers_and_adamw_the_rest(make_subject: Make) -> None:
+    model = make_subject().model
+    muon, adamw = optimizers(model, replace(SCHEDULE, optimizer="muon"))
+    assert isinstance(muon, Muon) and isinstance(adamw, torch.optim.AdamW)
+    names = {id(p): name for name, p in model.named_parameters()}
+    held = [[names[id(p)] for group in o.param_groups for p in group["params"]] for o in (muon, adamw)]
+    assert sorted([*held[0], *held[1]]) == sorted(names.values())
+    assert held[0] and all("layers." in name and name.endswith("proj.weight") for name in held[0])
+    assert all("embed" in name or "norm" in name or "lm_head" in name for name in held[1])
+
+
 class Killed(BaseException):
     """As sudden as a kill."""
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("at", [1, 3, 5, 7, 9, 11])
 def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(
-    make_subject: Make, corpus: Callable[[], Corpus], tmp_path: Path, at: int
+    make_subject: Make, corpus: Callable[[], Corpus], tmp_path: Path, at: int, optimizer: Literal["adamw", "muon"]
 ) -> None:
+    schedule = replace(SCHEDULE, optimizer=optimizer)
     undisturbed = make_subject()
-    expected = teach(undisturbed, corpus(), SCHEDULE)
+    expected = teach(undisturbed, corpus(), schedule)
     steps: list[int] = []
 
     def killed(step: int, *_: object) -> None:
@@ -141,11 +156,11 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(
             raise Killed
 
     with pytest.raises(Killed):
-        teach(make_subject(), corpus(), SCHEDULE, checkpoint=tmp_path / "c", key="k", progress=killed)
+        teach(make_subject(), corpus(), schedule, checkpoint=tmp_path / "c", key="k", progress=killed)
     resumed = make_subject()
     again: list[int] = []
     losses = teach(
-        resumed, corpus(), SCHEDULE, checkpoint=tmp_path / "c", key="k", progress=lambda step, *_: again.append(step)
+        resumed, corpus(), schedule, checkpoint=tmp_path / "c", key="k", progress=lambda step, *_: again.append(step)
     )
     assert losses == expected and same(weights(resumed), weights(undisturbed))
     # Steps after the last checkpoint are done again, none before it; the step that was killed had not been kept.
