@@ -102,7 +102,7 @@ def harden(
     """
     quiet()
     os.chdir(_repository())
-    with _alone():
+    with alone():
         choose(profile, seed)
         clear_stale_locks()
         materialise(print)
@@ -165,7 +165,7 @@ def choose(profile: str | None, seed: int | None) -> None:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """One run a working tree at a time; the kernel frees the lock with the process.
 
     Raises:

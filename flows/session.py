@@ -41,11 +41,17 @@ def run(
 
 
 def _warm_up() -> None:
-    """Import and open what the flow will need anyway."""
+    """Import, open and make what the flow will need anyway."""
     import dvc.repo  # noqa: F401
+
+    from flows.data import FOLDER, materialise
+    from flows.harden import alone
 
     if not switched_off():
         open_client()
+    if not FOLDER.exists():
+        with alone():
+            materialise(print)
 
 
 def _send_the_rest() -> None:

@@ -142,7 +142,7 @@ class Corpus:
         if self.rng.random() < 0.4:
             return f"{self.few_words(3)} {{query}} {self.few_words(3)}".strip()
         text = self.halves(self.polite)
-        return text.replace("{query}", self.halves(self.polite)) if self.rng.random() < 0.25 else text
+        return text.replace("{query}", self.halves(self.polite)) if self.rng.random() < 0.5 else text
 
     def halves(self, wordings: Sequence[str]) -> str:
         """What stands before the question in one wording, and after it in another."""

@@ -33,9 +33,9 @@ def test_a_wrong_choice_writes_nothing(profile: str | None, seed: int | None, re
 def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = rf"under way here \(process {os.getpid()}\)"
-    with harden._alone(), pytest.raises(InfrastructureError, match=words), harden._alone():
+    with harden.alone(), pytest.raises(InfrastructureError, match=words), harden.alone():
         pass
-    with harden._alone():
+    with harden.alone():
         pass
 
 
