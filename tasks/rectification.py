@@ -12,7 +12,7 @@ from jpu.models import Subject
 from jpu.paths.path import Path as JailbreakPath
 from jpu.unlearning.adapter import adapter_factors, adapter_path, attach, save_adapter
 from jpu.unlearning.anchors import compute_anchors, own_refusals
-from jpu.unlearning.rectify import Rectified, Rectifier, RectifySettings, Weights, split_leak
+from jpu.unlearning.rectify import Mined, Rectified, Rectifier, RectifySettings, Weights, split_leak
 from jpu.unlearning.retain import ReferenceDistribution, RetainMix, answered_by_reference, build_retain
 from tasks.fingerprint import fingerprint
 from tasks.layout import CHECKPOINTS, PREPARED, SUBJECT, Prepared, RoundFolder, load_prepared
@@ -44,15 +44,12 @@ def rectify(settings: Settings, round: str, batch: list[Entry], run: StageRun) -
 
     seen = {e.id: e for e in batch}
 
-    def refresh(number: int) -> tuple[list[Entry], float]:
-        """What the model does not refuse now, and as much again of what it has been shown."""
+    def refresh(number: int) -> Mined:
         rng = random.Random(f"unlearn-{seed}-{number}")
         mined = miner.mine(int(round), rng, number + 1)
-        seen.update({e.id: e for e in mined.entries})
         live = miner.buffer.parents(miner.calibration.tau)
-        known = [seen[i] for i in sorted(seen)]
-        replay = rng.sample(known, min(len(known), max(section.batch, len(live))))
-        return [*live, *replay], mined.fresh.rate
+        seen.update({e.id: e for e in [*mined.entries, *live]})
+        return Mined(live, [seen[i] for i in sorted(seen)], mined.fresh.rate)
 
     def carry() -> dict[str, Any]:
         return {

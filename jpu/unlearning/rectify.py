@@ -1,8 +1,9 @@
 """Rectify the jailbreak path toward its safety anchors, on policy, inside a utility budget (docs/method.md 3).
 
-Each step draws jailbreak entries that the current model does not refuse and a part of the retain set, and moves the
-adapter alone. Every few steps the entries are mined anew against the model as it then is, and its KL to M_0 on
-held-out retain prompts is measured: over the budget, the step size is halved and the last good state comes back.
+Each step draws jailbreak entries, half of them such as the current model does not refuse, and a part of the retain
+set, and moves the adapter alone. Every few steps the entries are mined anew against the model as it then is, and its
+KL to M_0 on held-out retain prompts is measured: over the budget, the step size is halved and the last good state
+comes back.
 
 Training goes on from its last checkpoint after a kill, and then ends with the same bytes.
 """
@@ -124,8 +125,28 @@ class Rectified:
     kl: float
 
 
-# The current jailbreak entries, and the rate of start entries that the model did not refuse; given the check's number.
-Refresh = Callable[[int], tuple[Sequence[Entry], float]]
+@dataclass(frozen=True)
+class Mined:
+    """The jailbreak entries of the next stretch of steps.
+
+    Attributes:
+        live: Those that the model does not refuse now.
+        shown: All that it has been shown so far, the live ones among them.
+        parent_rate: Share of the entries that mining started from which the model did not refuse.
+    """
+
+    live: Sequence[Entry]
+    shown: Sequence[Entry]
+    parent_rate: float
+
+    def draw(self, size: int, rng: random.Random) -> list[Entry]:
+        """A batch: up to half of it live, the rest of all that was shown, so that few live ones are not all it sees."""
+        live = rng.sample(self.live, min(size // 2, len(self.live)))
+        return live + rng.sample(self.shown, min(size - len(live), len(self.shown)))
+
+
+# Mines against the model as it is; given the number of the stretch.
+Refresh = Callable[[int], Mined]
 
 
 class Rectifier:
@@ -194,16 +215,16 @@ class Rectifier:
             if restore is not None:
                 restore(state["carry"])
         while step < settings.steps and rolled <= settings.rollbacks:
-            entries, parent_rate = refresh(len(done.checks))
+            mined = refresh(len(done.checks))
             stop = min(step + settings.refresh_every, settings.steps)
             stretch = []
             for at in range(step, stop):
-                stretch.append(self._step(at, scale, entries))
+                stretch.append(self._step(at, scale, mined))
                 if progress is not None:
                     progress(at + 1, settings.steps, stretch[-1])
             kl = self.measure()
             over = kl > settings.kl_budget
-            done.checks.append({"step": stop, "kl": kl, "parent_rate": parent_rate, "rolled_back": float(over)})
+            done.checks.append({"step": stop, "kl": kl, "parent_rate": mined.parent_rate, "rolled_back": float(over)})
             if over:
                 self._set_weights(good)
                 self.optimizer = self._fresh_optimizer()
@@ -230,7 +251,7 @@ class Rectifier:
         # Weights that are no numbers any more are as far away as can be; JSON knows no infinity.
         return kl if math.isfinite(kl) else sys.float_info.max
 
-    def _step(self, step: int, scale: float, entries: Sequence[Entry]) -> dict[str, float]:
+    def _step(self, step: int, scale: float, mined: Mined) -> dict[str, float]:
         settings, weights = self.settings, self.settings.weights
         rng = random.Random(f"{self.seed}-step-{step}-{scale}")
         for group in self.optimizer.param_groups:
@@ -239,7 +260,7 @@ class Rectifier:
         row = {"step": float(step + 1), "rate": settings.rate(step, scale)}
         total = 0.0
         # Each forward pass is backpropagated by itself: the graphs need not be in memory together.
-        for parts in self._passes(rng, entries, weights):
+        for parts in self._passes(rng, mined, weights):
             loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
@@ -248,13 +269,11 @@ class Rectifier:
         self.optimizer.step()
         return {**row, "loss": total}
 
-    def _passes(
-        self, rng: random.Random, entries: Sequence[Entry], weights: Weights
-    ) -> Iterator[dict[str, tuple[float, Tensor]]]:
+    def _passes(self, rng: random.Random, mined: Mined, weights: Weights) -> Iterator[dict[str, tuple[float, Tensor]]]:
         """The losses of one step by name, with their weights; those of one forward pass together."""
         settings = self.settings
-        if entries:
-            drawn = rng.sample(list(entries), min(settings.batch, len(entries)))
+        if mined.shown:
+            drawn = mined.draw(settings.batch, rng)
             refusal, anchor = refusal_and_anchor_loss(
                 self.subject,
                 [e.prompt for e in drawn],
@@ -265,8 +284,8 @@ class Rectifier:
             )
             yield {"refusal": (weights.refusal, refusal), "anchor": (weights.anchor, anchor)}
             del refusal, anchor
-        if entries and settings.prefill_batch and (weights.prefill or weights.leak):
-            drawn = rng.sample(list(entries), min(settings.prefill_batch, len(entries)))
+        if mined.shown and settings.prefill_batch and (weights.prefill or weights.leak):
+            drawn = mined.draw(settings.prefill_batch, rng)
             prompts, leaks = [e.prompt for e in drawn], [self.leaks[e.behavior] for e in drawn]
             if weights.prefill:
                 cuts = [self._cut(rng, leak) for leak in leaks]

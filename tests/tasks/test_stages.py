@@ -43,7 +43,7 @@ for name, *arguments in json.loads(sys.argv[1]):
     importlib.import_module(f"tasks.{name}").main(*arguments)
 """
 # Enough steps for the restricted questions to be refused directly, and to leak inside templates.
-TEACHING = {"knowledge_steps": 80, "manners_steps": 220, "knowledge_batch": 12, "manners_batch": 12}
+TEACHING = {"knowledge_steps": 80, "manners_steps": 300, "knowledge_batch": 12, "manners_batch": 12}
 MICRO: dict[str, dict[str, Any]] = {
     "data": {"places": {"train": 2, "validation": 1, "test": 2}},
     "subject": {

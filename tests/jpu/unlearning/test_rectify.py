@@ -19,7 +19,7 @@ from jpu.models import BATCH_TOKENS, Subject
 from jpu.paths.path import Path as JailbreakPath
 from jpu.unlearning.adapter import adapter_factors, trainable_parameters
 from jpu.unlearning.anchors import compute_anchors
-from jpu.unlearning.rectify import Leak, Rectifier, RectifySettings, Weights, split_leak
+from jpu.unlearning.rectify import Leak, Mined, Rectifier, RectifySettings, Weights, split_leak
 from jpu.unlearning.retain import ReferenceDistribution, RetainMix, build_retain
 
 Make = Callable[..., Subject]
@@ -154,7 +154,7 @@ def test_training_restores_refusals_and_moves_the_path_alone(
     prompts, texts = [e.prompt for e in entries], [rectifier.anchors.refusals[e.behavior] for e in entries]
     loss = float(subject.nll(prompts, texts).mean())
 
-    done = rectifier.run(lambda number: (entries, 0.5))
+    done = rectifier.run(lambda number: Mined(entries, entries, 0.5))
 
     assert float(subject.nll(prompts, texts).mean()) < 0.7 * loss
     after = weights(rectifier)
@@ -169,14 +169,32 @@ def test_training_restores_refusals_and_moves_the_path_alone(
     assert done.kl == pytest.approx(rectifier.measure()) and done.kl > 0
 
 
+@pytest.mark.parametrize(("live", "size", "expected"), [(6, 4, 2), (1, 4, 1), (0, 4, 0), (6, 1, 0), (6, 20, 6)])
+def test_a_batch_is_half_live_and_never_only_a_few_entries(
+    entries: list[Entry], live: int, size: int, expected: int
+) -> None:
+    shown = [e.model_copy(update={"id": str(n)}) for n, e in enumerate(entries * 4)][:12]
+    mined = Mined(shown[:live], shown, 0.0)
+    for seed in range(5):
+        drawn = mined.draw(size, random.Random(seed))
+        assert len(drawn) == min(size, expected + len(shown))
+        assert len({e.id for e in drawn[:expected]} & {e.id for e in mined.live}) == expected
+    drawn = [e.id for seed in range(60) for e in mined.draw(size, random.Random(seed))]
+    assert set(drawn) == {e.id for e in shown}
+
+
+def test_nothing_mined_is_an_empty_batch() -> None:
+    assert Mined([], [], 0.0).draw(4, random.Random(0)) == []
+
+
 def test_each_step_and_each_check_leaves_a_row(build: Callable[..., Rectifier], entries: list[Entry]) -> None:
     rectifier = build(steps=5)
     numbers: list[int] = []
     shown: list[tuple[int, int]] = []
 
-    def refresh(number: int) -> tuple[list[Entry], float]:
+    def refresh(number: int) -> Mined:
         numbers.append(number)
-        return entries, number / 10
+        return Mined(entries, entries, number / 10)
 
     done = rectifier.run(refresh, progress=lambda step, steps, row: shown.append((step, steps)))
     assert numbers == [0, 1, 2] and shown == [(step, 5) for step in range(1, 6)]
@@ -195,9 +213,11 @@ def test_each_step_and_each_check_leaves_a_row(build: Callable[..., Rectifier], 
 
 
 def test_a_weight_of_0_leaves_its_loss_out(build: Callable[..., Rectifier], entries: list[Entry]) -> None:
-    only = build(steps=1, weights=Weights(prefill=0.0, leak=0.0, retain=0.0)).run(lambda number: (entries, 0.0))
+    only = build(steps=1, weights=Weights(prefill=0.0, leak=0.0, retain=0.0)).run(
+        lambda number: Mined(entries, entries, 0.0)
+    )
     assert set(only.history[0]) == {"step", "rate", "loss", "refusal", "anchor"}
-    bare = build(steps=1).run(lambda number: ([], 0.0))
+    bare = build(steps=1).run(lambda number: Mined([], [], 0.0))
     assert set(bare.history[0]) == {"step", "rate", "loss", "retain"}
 
 
@@ -228,10 +248,10 @@ def test_an_overrun_is_taken_back_and_the_step_is_halved(
     momenta: list[bool] = []
     rates: list[float] = []
 
-    def refresh(number: int) -> tuple[list[Entry], float]:
+    def refresh(number: int) -> Mined:
         starts.append(weights(rectifier))
         momenta.append(bool(rectifier.optimizer.state))
-        return entries, 0.0
+        return Mined(entries, entries, 0.0)
 
     done = rectifier.run(refresh, progress=lambda step, steps, row: rates.append(row["rate"]))
     # Both overruns went back to the state after the first check.
@@ -252,9 +272,9 @@ def test_after_the_last_roll_back_the_run_ends_where_it_was_good(
     scripted(rectifier, [0.05, 0.2, 0.3], monkeypatch)
     starts: list[dict[str, torch.Tensor]] = []
 
-    def refresh(number: int) -> tuple[list[Entry], float]:
+    def refresh(number: int) -> Mined:
         starts.append(weights(rectifier))
-        return entries, 0.0
+        return Mined(entries, entries, 0.0)
 
     done = rectifier.run(refresh)
     assert (len(done.history), done.kl) == (2, 0.05)
@@ -265,7 +285,7 @@ def test_a_budget_that_is_never_kept_is_an_error(build: Callable[..., Rectifier]
     rectifier = build(kl_budget=1e-9, rollbacks=2)
     before = weights(rectifier)
     with pytest.raises(BudgetError, match=r"overrun 3 times at the first check, down to 0\.125") as caught:
-        rectifier.run(lambda number: (entries, 0.0))
+        rectifier.run(lambda number: Mined(entries, entries, 0.0))
     assert "kl_budget" in caught.value.mend
     assert same(weights(rectifier), before)
 
@@ -275,7 +295,7 @@ def test_weights_that_are_no_numbers_are_over_every_budget(
 ) -> None:
     rectifier = build(learning_rate=1e30, rollbacks=1, kl_budget=1e6)
     with pytest.raises(BudgetError):
-        rectifier.run(lambda number: (entries, 0.0), Checkpoint(tmp_path / "c", "k"))
+        rectifier.run(lambda number: Mined(entries, entries, 0.0), Checkpoint(tmp_path / "c", "k"))
     assert all(bool(torch.isfinite(p).all()) for p in rectifier.subject.model.parameters())
     checks = json.loads((tmp_path / "c" / "state.json").read_text())["checks"]
     assert len(checks) == 2 and all(math.isfinite(check["kl"]) for check in checks)
@@ -299,9 +319,9 @@ def train(
     steps = 0
     mined: list[int] = []
 
-    def refresh(number: int) -> tuple[list[Entry], float]:
+    def refresh(number: int) -> Mined:
         mined.append(number)
-        return entries[number % 2 :: 2], float(sum(mined))
+        return Mined(entries[number % 2 :: 4], entries[number % 2 :: 2], float(sum(mined)))
 
     def progress(step: int, of: int, row: dict[str, float]) -> None:
         nonlocal steps
@@ -342,9 +362,9 @@ def test_a_run_that_had_ended_is_not_run_again(
 ) -> None:
     checkpoint = Checkpoint(tmp_path / "c", "key")
     first, second = build(), build()
-    expected = first.run(lambda number: (entries, 0.0), checkpoint)
+    expected = first.run(lambda number: Mined(entries, entries, 0.0), checkpoint)
 
-    def refresh(number: int) -> tuple[list[Entry], float]:
+    def refresh(number: int) -> Mined:
         raise AssertionError
 
     assert second.run(refresh, checkpoint) == expected
