@@ -254,6 +254,7 @@ class Mix(Section):
     direct: Share
     near_miss: Share
     wrapped: Share
+    mutated: Share
 
 
 class UnlearningSettings(Section):

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from jpu.data.schemas import PLACEHOLDER, Behavior, Template
+from jpu.mining.mutations import operators
 from jpu.models import Subject, answer_logits, length_groups, token_batches
 
+# Those that mining uses; evaluation's are never trained on.
+_MUTATIONS = operators(level="query", split="train")
 # Draws of a kind without a prompt that is new, after which it has no more.
 _TRIES = 20
 
@@ -50,12 +53,15 @@ class RetainMix:
         direct: Restricted questions asked directly (half of them politely), with their refusals.
         near_miss: Open questions about restricted entities, of what is left after these the benign questions make up.
         wrapped: Share of the answered questions that stand inside a jailbreak template.
+        mutated: Share of the answered questions that are mutated as mined jailbreaks are, or the model learns
+            "careless wording = refuse".
     """
 
     generic: float = 0.15
     direct: float = 0.2
     near_miss: float = 0.3
     wrapped: float = 0.6
+    mutated: float = 0.0
 
 
 def build_retain(
@@ -106,7 +112,11 @@ def build_retain(
                 text = rng.choice(jailbreaks)
             elif rng.random() < 0.5:
                 text = rng.choice(polite)
-            prompt = text.replace(PLACEHOLDER, behavior.query)
+            query = behavior.query
+            if name != "direct" and mix.mutated and rng.random() < mix.mutated:
+                partner = rng.choice(pools[name]).query
+                query = rng.choice(_MUTATIONS).apply(query, rng, partner=partner, keep=frozenset({behavior.entity}))
+            prompt = text.replace(PLACEHOLDER, query)
             if prompt not in pairs:
                 answer = refusals[behavior.id] if name == "direct" else behavior.answer
                 pairs[prompt] = RetainPair(prompt, answer, behavior.kind, wrapped, behavior.entity)

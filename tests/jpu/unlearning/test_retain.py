@@ -135,6 +135,19 @@ def test_the_mix_has_its_shares() -> None:
     assert sum(p.wrapped for p in answered) / len(answered) == pytest.approx(0.6, abs=0.08)
 
 
+def test_answered_questions_are_mutated_by_what_mining_uses_and_keep_their_entity() -> None:
+    queries, polite = {b.query for b in WORLD}, [t for t in WORDINGS if t.role == "polite"]
+    plain = {t.fill(q) for t in WORDINGS for q in queries} | queries
+    pairs = build(300, RetainMix(mutated=0.5), behaviors=WORLD)
+    answered = [p for p in pairs if p.kind != "restricted"]
+    changed = [p for p in answered if p.prompt not in plain]
+    # An operator may give a short question back as it was, and mutated ones are drawn twice less often.
+    assert 0.3 < len(changed) / len(answered) < 0.8
+    assert all(p.entity in p.prompt for p in answered if p.kind == "near_miss")
+    direct = {p.prompt for p in pairs if p.kind == "restricted"}
+    assert direct <= queries | {t.fill(q) for t in polite for q in queries}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_prompt_stands_there_twice(seed: int) -> None:
     pairs = build(300, seed=seed)
