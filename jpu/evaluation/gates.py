@@ -42,8 +42,8 @@ class Shown:
                 f"the subject refuses {self.direct_refusal:.0%} of the restricted questions asked directly, "
                 f"{direct_refusal:.0%} are needed: it has no refusal to be restored",
                 where=f"subject {where}",
-                mend="Choose an aligned model, give refusals in its own words, or lower subject.gates.direct_refusal "
-                "in params.yaml. Nothing was written.",
+                mend="Choose an aligned model, teach it longer (subject.teaching), give refusals in its own words, or "
+                "lower subject.gates.direct_refusal in params.yaml. Nothing was written.",
             )
         if self.leak < leak:
             raise SubjectError(
