@@ -38,13 +38,15 @@ LIBRARIES = (
 def quiet(environment: MutableMapping[str, str] = os.environ) -> None:
     """Turn off every library's telemetry, and MLflow's pickles, for this process and its children.
 
-    Must run before the libraries are imported. `MLFLOW_LOGGING_LEVEL` is set only where the user has not.
+    Must run before the libraries are imported. What is no telemetry is set only where the user has not.
     """
     environment.update(TELEMETRY_OFF)
     environment.update(NO_PICKLE)
     environment.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     environment.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     environment.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # Libraries' bars break a log's lines; a stage has an estimate of its own.
+    environment.setdefault("TQDM_DISABLE", "1")
 
 
 @functools.cache
