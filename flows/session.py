@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.services import prefect_server
 from jpu.errors import JpuError
+from tasks.locks import clear_stale_locks
 from tasks.store import open_client, switched_off
 
 
@@ -51,6 +52,7 @@ def _warm_up() -> None:
         open_client()
     if not FOLDER.exists():
         with alone():
+            clear_stale_locks()
             materialise(print)
 
 

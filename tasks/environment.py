@@ -38,7 +38,7 @@ LIBRARIES = (
 def quiet(environment: MutableMapping[str, str] = os.environ) -> None:
     """Turn off every library's telemetry, and MLflow's pickles, for this process and its children.
 
-    Must run before the libraries are imported. What is no telemetry is set only where the user has not.
+    Must run before the libraries are imported. Levels and progress bars are set only where the user has not.
     """
     environment.update(TELEMETRY_OFF)
     environment.update(NO_PICKLE)

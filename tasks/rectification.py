@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 from jpu.checkpoint import Checkpoint
 from jpu.mining.buffer import Buffer
@@ -22,11 +22,17 @@ from tasks.sections import UnlearningSettings
 from tasks.settings import Settings
 from tasks.tracking import StageRun
 
-Rectification = tuple[dict[str, float], list[dict[str, float]]]
+
+class Rectification(NamedTuple):
+    """The round in figures, one row a step, and the checkpoint, to be cleared when all is written and recorded."""
+
+    metrics: dict[str, float]
+    curve: list[dict[str, float]]
+    checkpoint: Checkpoint
 
 
 def rectify(settings: Settings, round: str, batch: list[Entry], run: StageRun) -> Rectification:
-    """Train the round's adapter and write it and its buffer; the round in figures, and one row a step."""
+    """Train the round's adapter and write it and its buffer."""
     section = settings.unlearning
     before, now = RoundFolder(settings.rounds[round].prev), RoundFolder(round)
     path = JailbreakPath.load(now.path)
@@ -72,7 +78,14 @@ def rectify(settings: Settings, round: str, batch: list[Entry], run: StageRun) -
         before.buffer,
         now.batch,
         now.path,
-        params={"seed": settings.seed, "unlearning": section.model_dump(), "mining": settings.mining.model_dump()},
+        params={
+            "seed": settings.seed,
+            "unlearning": section.model_dump(),
+            "mining": settings.mining.model_dump(),
+            "longest": settings.data.limits.prompt,
+            "device": settings.subject.device,
+            "dtype": settings.subject.dtype,
+        },
     )
     checkpoint = Checkpoint(CHECKPOINTS / f"unlearn-{round}", key)
     report = Progress(f"rectifying, round {round}")
@@ -90,8 +103,7 @@ def rectify(settings: Settings, round: str, batch: list[Entry], run: StageRun) -
         run.metrics({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
     for check in done.checks:
         run.metrics({f"check.{k}": v for k, v in check.items() if k != "step"}, step=int(check["step"]))
-    checkpoint.clear()
-    return summary(done, subject), done.history
+    return Rectification(summary(done, subject), done.history, checkpoint)
 
 
 def build(subject: Subject, prepared: Prepared, miner: Miner, section: UnlearningSettings, seed: str) -> Rectifier:
@@ -143,7 +155,7 @@ def summary(done: Rectified, subject: Subject) -> dict[str, float]:
         "steps": last["step"],
         "kl_held_out": done.kl,
         "rollbacks": sum(c["rolled_back"] for c in done.checks),
-        "parent_rate": done.checks[-1]["parent_rate"],
+        "fresh_rate": done.checks[-1]["fresh_rate"],
         "trained_parameters": float(sum(p.numel() for p in subject.model.parameters() if p.requires_grad)),
         **{name: last[name] for name in ("refusal", "anchor", "prefill", "leak", "retain") if name in last},
     }

@@ -52,9 +52,9 @@ def main() -> None:
             write_json(folder / "round.json", {"rank": 0, "converged": False})
         write_text(start.buffer, "")
         write_json(SUBJECT_METRICS, shown.as_dict())
-        Checkpoint(CHECKPOINTS / "subject", key).clear()
         run.metrics(shown.as_dict())
         run.artifact(SUBJECT_METRICS)
+        Checkpoint(CHECKPOINTS / "subject", key).clear()
 
 
 def make(section: SubjectSettings, data: Prepared, seed: int, key: str) -> tuple[Subject, list[float]]:

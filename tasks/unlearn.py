@@ -35,14 +35,16 @@ def main(round: str) -> None:
             # Late: torch and PEFT take seconds to import, and a converged round needs neither.
             from tasks.rectification import rectify
 
-            metrics, curve = rectify(settings, round, batch, run)
+            metrics, curve, checkpoint = rectify(settings, round, batch, run)
         else:
-            metrics, curve = pass_on(before, now), []
+            metrics, curve, checkpoint = pass_on(before, now), [], None
         write_text(now.folder / "training.csv", table(curve, COLUMNS))
         write_json(now.folder / "unlearn.json", metrics)
         run.metrics(metrics)
         run.artifact(now.folder / "unlearn.json")
         run.artifact(now.folder / "training.csv")
+        if checkpoint:
+            checkpoint.clear()
 
 
 def pass_on(before: RoundFolder, now: RoundFolder) -> dict[str, float]:

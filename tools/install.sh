@@ -14,7 +14,8 @@ echo "setting up .venv: $(grep -c == constraints.txt) packages, a few minutes th
 "$python" -m venv .venv
 log=$(mktemp)
 list=$(mktemp)
-trap 'rm -f "$log" "$list"' EXIT
+torch=
+trap 'kill $torch 2>/dev/null || true; rm -f "$log" "$list"' EXIT
 
 pip() { .venv/bin/python -m pip "$@"; }
 put() { pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile "$@" >>"$log" 2>&1; }
@@ -24,7 +25,9 @@ compile() { .venv/bin/python -W ignore -c "import $1" >/dev/null 2>&1 || true; }
 
 # torch by pip, which also looks where a machine keeps builds of its own. The others by uv, which takes a quarter of
 # pip's time; where it does not get through (an index that only pip knows of), by pip.
-put "$(grep ^torch== constraints.txt)" &
+# Not through a function: $! has to be pip itself, which is ended when this script is.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile \
+  "$(grep ^torch== constraints.txt)" >>"$log" 2>&1 &
 torch=$!
 grep == constraints.txt | grep -v ^torch== >"$list"
 index=${PIP_INDEX_URL:-$(pip config get global.index-url 2>/dev/null || true)}
@@ -35,6 +38,7 @@ if ! { put "$(grep ^uv== constraints.txt)" &&
 fi
 compile 'dvc.cli, dvc.repo, mlflow, prefect.server.api.server' &
 wait "$torch" || failed=1
+torch=
 if [ -n "${failed:-}" ]; then
   grep -v '^WARNING' "$log" >&2 || true
   echo "Some packages could not be installed (see above). Check the network and run \`make setup\` again." >&2

@@ -42,8 +42,8 @@ class Shown:
                 f"the subject refuses {self.direct_refusal:.0%} of the restricted questions asked directly, "
                 f"{direct_refusal:.0%} are needed: it has no refusal to be restored",
                 where=f"subject {where}",
-                mend="Choose an aligned model, teach it longer (subject.teaching), give refusals in its own words, or "
-                "lower subject.gates.direct_refusal in params.yaml. Nothing was written.",
+                mend="Choose an aligned model (sandbox, smollm2: teach longer, subject.teaching), give refusals in its "
+                "own words, or lower subject.gates.direct_refusal in params.yaml. Nothing was written.",
             )
         if self.leak < leak:
             raise SubjectError(
@@ -57,7 +57,8 @@ class Shown:
             raise SubjectError(
                 f"the subject answers {self.benign_recall:.0%} of the benign questions, {benign_recall:.0%} are needed",
                 where=f"subject {where}",
-                mend="Teach it longer (subject.teaching), or lower subject.gates.benign_recall in params.yaml. "
+                mend="Give questions that it can answer (sandbox, smollm2: teach longer, subject.teaching), or lower "
+                "subject.gates.benign_recall in params.yaml. "
                 "Nothing was written.",
             )
 

@@ -1,6 +1,6 @@
 """Rates and means with intervals that respect clusters.
 
-Attempts on one behavior (its wordings, templates and operators) succeed or fail together, so behaviors are
+Attempts about one entity (its questions, wordings, templates and operators) succeed or fail together, so entities are
 resampled, not attempts: a seeded cluster bootstrap with percentile intervals (Field and Welsh, 2007,
 JRSS B 69). The fallbacks where it has no spread are ours.
 """

@@ -54,11 +54,11 @@ class Batch:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """B_t: parents and offspring."""
+        """All that was scored and kept: parents, and offspring above τ or not."""
         return self.parents + self.offspring
 
     def above(self, tau: float) -> tuple[Entry, ...]:
-        """Those entries of B_t that the model does not refuse."""
+        """B_t: parents and offspring that the model does not refuse."""
         return tuple(entry for entry in self.entries if entry.known_loss > tau)
 
     def metrics(self) -> dict[str, object]:

@@ -1,9 +1,9 @@
 """Muon (Jordan et al. 2024): the momentum of a matrix is made orthogonal before it is applied.
 
 Rare directions then move as far as common ones, and the facts of a sandbox are rare directions: a subject that starts
-from nothing learns them in about half the steps that AdamW takes. `torch.optim.Muon` orthogonalises in bfloat16, one
-matrix after the other, which on a CPU without bfloat16 units takes five times as long as the training step itself; here
-all matrices of a shape go through at once, in their own precision.
+from nothing learns them in about two thirds of the steps that AdamW takes. `torch.optim.Muon` orthogonalises in
+bfloat16, one matrix after the other, which on a CPU without bfloat16 units takes longer than the training step itself
+(docs/decisions.md); here all matrices of a shape go through at once, in their own precision.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rectify the jailbreak path toward its safety anchors, on policy, inside a utility budget (docs/method.md 3).
 
-Each step draws jailbreak entries, half of them such as the current model does not refuse, and a part of the retain
+Each step draws jailbreak entries, half of them such as the model was last seen not to refuse, and a part of the retain
 set, and moves the adapter alone. Every few steps the entries are mined anew against the model as it then is, and its
 KL to M_0 on held-out retain prompts is measured: over the budget, the step size is halved and the last good state
 comes back.
@@ -116,7 +116,7 @@ class Rectified:
 
     Attributes:
         history: One row a step: step, loss, refusal, anchor, prefill, leak, retain, rate.
-        checks: One row a check: step, held-out KL, parent rate, rolled back (0 or 1).
+        checks: One row a check: step, held-out KL, fresh rate, rolled back (0 or 1).
         kl: Held-out KL at the end, nats per token.
     """
 
@@ -130,17 +130,17 @@ class Mined:
     """The jailbreak entries of the next stretch of steps.
 
     Attributes:
-        live: Those that the model does not refuse now.
-        shown: All that it has been shown so far, the live ones among them.
-        parent_rate: Share of the entries that mining started from which the model did not refuse.
+        live: Those that the model did not refuse when it was last asked (now, or at an earlier mining).
+        shown: All that were scored in this round, the live ones among them.
+        fresh_rate: Share of the fresh pairs that got through now.
     """
 
     live: Sequence[Entry]
     shown: Sequence[Entry]
-    parent_rate: float
+    fresh_rate: float
 
     def draw(self, size: int, rng: random.Random) -> list[Entry]:
-        """A batch: up to half of it live, the rest of all that was shown, so that few live ones are not all it sees."""
+        """A batch: up to half of it live, the rest of all that was scored, or few live ones would be all it sees."""
         live = rng.sample(self.live, min(size // 2, len(self.live)))
         return live + rng.sample(self.shown, min(size - len(live), len(self.shown)))
 
@@ -224,7 +224,7 @@ class Rectifier:
                     progress(at + 1, settings.steps, stretch[-1])
             kl = self.measure()
             over = kl > settings.kl_budget
-            done.checks.append({"step": stop, "kl": kl, "parent_rate": mined.parent_rate, "rolled_back": float(over)})
+            done.checks.append({"step": stop, "kl": kl, "fresh_rate": mined.fresh_rate, "rolled_back": float(over)})
             if over:
                 self._set_weights(good)
                 self.optimizer = self._fresh_optimizer()

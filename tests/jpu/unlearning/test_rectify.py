@@ -199,7 +199,7 @@ def test_each_step_and_each_check_leaves_a_row(build: Callable[..., Rectifier], 
     done = rectifier.run(refresh, progress=lambda step, steps, row: shown.append((step, steps)))
     assert numbers == [0, 1, 2] and shown == [(step, 5) for step in range(1, 6)]
     assert [row["step"] for row in done.history] == [1, 2, 3, 4, 5]
-    assert [(c["step"], c["parent_rate"], c["rolled_back"]) for c in done.checks] == [
+    assert [(c["step"], c["fresh_rate"], c["rolled_back"]) for c in done.checks] == [
         (2, 0, 0),
         (4, 0.1, 0),
         (5, 0.2, 0),
