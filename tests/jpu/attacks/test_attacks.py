@@ -197,12 +197,14 @@ def test_adaptive_finds_no_worse_with_generations(make_subject: Make, make_arena
         of = {b.id: b for b in arena.behaviors}
         found = {}
         for a in get_attack("adaptive").run(subject, arena, random.Random(0)):
-            *refused, said = subject.nll([a.prompt] * (len(words) + 1), [*words, opening(of[a.behavior])]).tolist()
+            # As the attack scores: an opening is not the end of an answer.
+            answers, ended = [*words, opening(of[a.behavior])], [True] * len(words) + [False]
+            *refused, said = subject.nll([a.prompt] * len(answers), answers, ended=ended).tolist()
             found[a.behavior, a.family] = min(refused) - said
         return found
 
     none, two = margins(0), margins(2)
-    assert all(two[cell] >= none[cell] - 1e-5 for cell in none)
+    assert max(none[cell] - two[cell] for cell in none) < 1e-5
     assert sum(two.values()) > sum(none.values()) + 0.1
 
 
