@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +25,18 @@ def run(
     Raises:
         JpuError: What the flow raises.
     """
+    # On a server of the user's own, runs of other working trees are under way.
+    ours = "PREFECT_API_URL" not in os.environ
     with _terminable(), prefect_server() as ready:
         # All this takes seconds, in which the server starts.
-        from flows.harden import harden
+        from flows.broken import mark_broken
+        from flows.harden import alone, harden
 
         _warm_up()
         ready()
+        if ours:
+            with alone():
+                mark_broken(harden.name)
         try:
             result: dict[str, Any] = harden(profile=profile, seed=seed, force=force, stages=stages)
         except JpuError:

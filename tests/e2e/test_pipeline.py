@@ -320,6 +320,10 @@ def test_kill_9_leaves_nothing_and_the_next_run_goes_on(place: Place) -> None:
     parent_and_stages = 1 + len(STAGES)
     states = place.states(parent_and_stages + 2)
     assert states == ["FINISHED"] * parent_and_stages + ["FAILED"] * 2
+    with contextlib.closing(sqlite3.connect(place.folder / ".jpu" / "prefect" / "prefect.db")) as database:
+        for table in ("flow_run", "task_run"):
+            ends = [end for (end,) in database.execute(f"SELECT state_type FROM {table}")]
+            assert ends.count("CRASHED") >= 1 and "RUNNING" not in ends
     assert not place.locks().get("write")
     assert os.listdir(place.folder / ".jpu").count("harden.lock") == 1
     assert not list((place.folder / ".jpu").glob("tracker-*.sock"))
