@@ -20,13 +20,10 @@ from prefect.states import Crashed
 _ENDLESS = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 
-def mark_broken(flow: str) -> list[str]:
+def mark_broken(flow: str) -> None:
     """Give every run of a flow that has not ended, and its tasks, the state Crashed.
 
     Only for a server of this working tree's own, and while its lock is held: then none of them can be alive.
-
-    Returns:
-        Names of the flow runs.
     """
     crashed: State[object] = Crashed(message="the process was gone when the next run began")
     with get_client(sync_client=True) as client:
@@ -35,7 +32,7 @@ def mark_broken(flow: str) -> list[str]:
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ENDLESS))),
         )
         if not runs:
-            return []
+            return
         tasks = client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id for run in runs])),
             task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_ENDLESS))),
@@ -44,4 +41,3 @@ def mark_broken(flow: str) -> list[str]:
             client.set_task_run_state(task.id, crashed, force=True)
         for run in runs:
             client.set_flow_run_state(run.id, crashed, force=True)
-    return [run.name for run in runs]

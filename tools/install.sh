@@ -31,8 +31,10 @@ compile() { .venv/bin/python -W ignore -c "import $1" >/dev/null 2>&1 || true; }
 torch=$!
 grep == constraints.txt | grep -v ^torch== >"$list"
 index=${PIP_INDEX_URL:-$(pip config get global.index-url 2>/dev/null || true)}
+# Not as an argument: an address may hold a password, and everybody can read a process's arguments.
+[ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
 if ! { put "$(grep ^uv== constraints.txt)" &&
-  .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps ${index:+--default-index "$index"} \
+  .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps \
     --requirements "$list" >>"$log" 2>&1; }; then
   put --requirement "$list" || failed=1
 fi

@@ -58,8 +58,7 @@ class Shown:
                 f"the subject answers {self.benign_recall:.0%} of the benign questions, {benign_recall:.0%} are needed",
                 where=f"subject {where}",
                 mend="Give questions that it can answer (sandbox, smollm2: teach longer, subject.teaching), or lower "
-                "subject.gates.benign_recall in params.yaml. "
-                "Nothing was written.",
+                "subject.gates.benign_recall in params.yaml. Nothing was written.",
             )
 
 

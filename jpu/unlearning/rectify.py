@@ -131,18 +131,18 @@ class Mined:
 
     Attributes:
         live: Those that the model did not refuse when it was last asked (now, or at an earlier mining).
-        shown: All that were scored in this round, the live ones among them.
+        scored: All that were scored in this round, the live ones among them.
         fresh_rate: Share of the fresh pairs that got through now.
     """
 
     live: Sequence[Entry]
-    shown: Sequence[Entry]
+    scored: Sequence[Entry]
     fresh_rate: float
 
     def draw(self, size: int, rng: random.Random) -> list[Entry]:
         """A batch: up to half of it live, the rest of all that was scored, or few live ones would be all it sees."""
         live = rng.sample(self.live, min(size // 2, len(self.live)))
-        return live + rng.sample(self.shown, min(size - len(live), len(self.shown)))
+        return live + rng.sample(self.scored, min(size - len(live), len(self.scored)))
 
 
 # Mines against the model as it is; given the number of the stretch.
@@ -272,7 +272,7 @@ class Rectifier:
     def _passes(self, rng: random.Random, mined: Mined, weights: Weights) -> Iterator[dict[str, tuple[float, Tensor]]]:
         """The losses of one step by name, with their weights; those of one forward pass together."""
         settings = self.settings
-        if mined.shown:
+        if mined.scored:
             drawn = mined.draw(settings.batch, rng)
             refusal, anchor = refusal_and_anchor_loss(
                 self.subject,
@@ -284,7 +284,7 @@ class Rectifier:
             )
             yield {"refusal": (weights.refusal, refusal), "anchor": (weights.anchor, anchor)}
             del refusal, anchor
-        if mined.shown and settings.prefill_batch and (weights.prefill or weights.leak):
+        if mined.scored and settings.prefill_batch and (weights.prefill or weights.leak):
             drawn = mined.draw(settings.prefill_batch, rng)
             prompts, leaks = [e.prompt for e in drawn], [self.leaks[e.behavior] for e in drawn]
             if weights.prefill:
