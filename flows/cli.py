@@ -6,18 +6,14 @@ Every JpuError ends as its own message and exit code, without a traceback.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from jpu.errors import JpuError
-
-P = ParamSpec("P")
+from flows.commands.shown import shown
 
 app = typer.Typer(
     name="jpu",
@@ -27,29 +23,10 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-_STOPPED = 130
-
-
-def _shown(command: Callable[P, int | None]) -> Callable[P, None]:
-    """Show a JpuError as its message, Ctrl-C as one line, and end with the right exit code."""
-
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            code = command(*args, **kwargs) or 0
-        except JpuError as error:
-            Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-            code = error.exit_code
-        except KeyboardInterrupt:
-            Console(stderr=True).print("Stopped. Run the same command again to go on.")
-            code = _STOPPED
-        raise typer.Exit(code)
-
-    return wrapper
 
 
 @app.command()
-@_shown
+@shown
 def harden(
     profile: Annotated[
         str | None,
@@ -76,7 +53,7 @@ def harden(
 
 
 @app.command()
-@_shown
+@shown
 def stages() -> None:
     """Show every stage: up to date, or what would run, and why."""
     from rich.table import Table
@@ -99,7 +76,7 @@ def stages() -> None:
 
 
 @app.command()
-@_shown
+@shown
 def data() -> None:
     """Put the data that data.dvc pins in place, from DVC's cache, its remote, or generated."""
     from flows.data import materialise
@@ -109,7 +86,7 @@ def data() -> None:
 
 
 @app.command()
-@_shown
+@shown
 def ui(
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow; 0 chooses a free one.")] = 0,
     prefect_port: Annotated[int, typer.Option(help="Port of Prefect; 0 chooses a free one.")] = 0,
@@ -121,7 +98,7 @@ def ui(
 
 
 @app.command()
-@_shown
+@shown
 def doctor() -> int:
     """Check what the pipeline needs, and say how to mend what is missing."""
     from flows.doctor import examine
@@ -130,7 +107,7 @@ def doctor() -> int:
 
 
 @app.command()
-@_shown
+@shown
 def attack(
     model: Annotated[
         str,
@@ -200,7 +177,7 @@ def attack(
 
 
 @app.command()
-@_shown
+@shown
 def judge(
     place: Annotated[
         Path,
@@ -239,7 +216,7 @@ def judge(
 
 
 @app.command()
-@_shown
+@shown
 def utility(
     model: Annotated[
         str, typer.Argument(help="Folder of a chat model, or of an adapter for the subject.", show_default=False)
@@ -270,7 +247,7 @@ def utility(
 
 
 @app.command()
-@_shown
+@shown
 def report(
     card: Annotated[
         Path | None,
