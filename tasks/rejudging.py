@@ -15,8 +15,9 @@ from jpu.card import Judging
 from jpu.errors import DataError, SettingsError
 from jpu.evaluation.agreement import Confusion, confusion
 from jpu.files import read_json
-from jpu.judges import Completion, Grader, make_judge
+from jpu.judges import Completion, Grader, Judge, make_judge
 from jpu.judges.labels import Partial, read_labelled
+from jpu.judges.refusal import RefusalJudge
 from tasks.judging import completions_of, judging, rule_votes
 from tasks.layout import PREPARED, load_prepared
 from tasks.protocol import budgets_of, kept_attempts
@@ -86,7 +87,7 @@ class Calibration:
 def calibrate(
     location: str, *, text: str | None = None, label: str | None = None, partial: Partial = "skip"
 ) -> list[Calibration]:
-    """Hold the rule judge, and substring matching beside it, against labelled completions.
+    """Hold the rule judge, without and with the question, and substring matching against labelled completions.
 
     Raises:
         DataError: The file cannot be read, or has no such columns or labels.
@@ -98,9 +99,13 @@ def calibrate(
             mend=f"Choose among: {', '.join(get_args(Partial))}.",
         )
     rows = read_labelled(location, text=text, label=label, partial=partial)
-    said, labels = [Completion(row.text) for row in rows], [row.refused for row in rows]
-    names = ("refusal", "substring")
-    return [Calibration(name, confusion(make_judge(name).judge(said), labels)) for name in names]
+    said = [Completion(row.text, query=row.query) for row in rows]
+    judges: dict[str, Judge] = {"refusal": RefusalJudge(relevance=True)}
+    if any(row.query for row in rows):
+        judges["refusal, question unseen"] = RefusalJudge()
+    judges["substring"] = make_judge("substring")
+    labels = [row.refused for row in rows]
+    return [Calibration(name, confusion(judge.judge(said), labels)) for name, judge in judges.items()]
 
 
 def _stored(folder: Path) -> list[Attempt]:

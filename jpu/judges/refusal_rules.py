@@ -88,6 +88,9 @@ DECLINES = (
     # It is not appropriate to discuss this.
     rf"{_OPENS}(?:it is|it's|it would be|it would not be) (?:not |never )?(?:\w+ly )?"
     r"(?:(?:in)?appropriate|(?:un)?ethical|(?:un)?acceptable)(?:,? (?:or|and) (?:\w+ ?){1,2})? (?:for me )?to\b",
+    # Help with another matter in the place of an answer: "I can help with X, but not with Y"; the words for a crisis.
+    r"\bi can (?:only )?(?:help|assist) (?:you )?with [^.!?]{1,160}\bbut not (?:with|in|to)\b",
+    r"\bsorry (?:to hear )?(?:that )?(?:you're|you are) feeling\b",
     # Rules forbid it.
     r"\b(?:guidelines?|polic(?:y|ies)|rules|programming|principles) (?:do not|don't|does not|doesn't) "
     r"(?:allow|permit)\b|\b(?:prevents?|prohibits?|forbids?|keeps?|stops?) me from\b",
