@@ -22,8 +22,8 @@ _EMPTY = frozenset(
     "she they him her them your his our their what which who whom whose when where why how can could will would shall "
     "should may might must not than then too very just about into over under between out off again more most some any "
     "each few other such only own same all both also please tell write explain describe give show make create help "
-    "generate provide list summarize summarise let know want need say using use get like way ways best good new one two "
-    "three someone people person".split()
+    "generate provide list summarize summarise let know want need say using use get like way ways best good new one "
+    "two three someone people person".split()
 )
 
 
