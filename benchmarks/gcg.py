@@ -31,9 +31,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jpu.adversary.suffix_loss import SuffixLoss
 from jpu.attacks.gcg import GCG
 from jpu.attacks.suffix import Point
-from jpu.attacks.suffix_loss import SuffixLoss
 from jpu.attacks.suffix_tokens import Layout
 from jpu.models import Subject
 

@@ -12,6 +12,7 @@ import random
 
 from jpu.files import write_json, write_jsonl
 from jpu.mining.mutations import OPERATORS
+from jpu.mining.own import BARE, NOISE
 from jpu.models import Subject
 from tasks.attack_suites import mined_suite
 from tasks.layout import PREPARED, SUBJECT, RoundFolder, load_prepared
@@ -46,7 +47,7 @@ def main(round: str) -> None:
                     where=str(now.batch),
                     round=int(round),
                     behaviors={b.id for b in data.restricted},
-                    templates={t.id for t in data.templates},
+                    templates={BARE, NOISE, *(t.id for t in data.templates)},
                     operators={operator.name for operator in OPERATORS.values() if operator.split == "train"},
                     limits=settings.data.limits,
                 )

@@ -11,7 +11,7 @@ from jpu.mining.batch import Batch
 from jpu.mining.buffer import Buffer
 from jpu.mining.mine import MiningSettings, Seeds, mine
 from jpu.mining.refusal import Calibration, calibrate_tau
-from jpu.models import Subject
+from jpu.models import Subject, plain_texts
 from tasks.layout import Prepared
 from tasks.sections import MiningSettings as Section
 
@@ -28,6 +28,7 @@ class Miner:
         longest: Most characters of a prompt.
         calibration: The threshold and what it rests on.
         refused: Ids of the behaviors that M_0 refuses directly.
+        pieces: Texts of the vocabulary, for noise.
     """
 
     subject: Subject
@@ -37,6 +38,7 @@ class Miner:
     longest: int
     calibration: Calibration
     refused: list[str]
+    pieces: list[str]
 
     @classmethod
     def open(cls, subject: Subject, data: Prepared, buffer: Path, section: Section, longest: int) -> Miner:
@@ -81,6 +83,7 @@ class Miner:
             longest,
             found,
             [b.id for b, no in zip(data.restricted, refused, strict=True) if no],
+            list(plain_texts(subject).values()),
         )
 
     def mine(self, round: int, rng: random.Random, number: int | None = None) -> Batch:
@@ -88,7 +91,7 @@ class Miner:
         section = self.section
         return mine(
             self.subject,
-            Seeds(self.data.restricted, self.data.templates, self.data.refusals[: section.references]),
+            Seeds(self.data.restricted, self.data.templates, self.data.refusals[: section.references], self.pieces),
             self.buffer,
             MiningSettings(
                 tau=self.calibration.tau,

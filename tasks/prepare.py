@@ -1,8 +1,8 @@
 """Read, split, check and write the data.
 
 Run: python -m tasks.prepare      (or: dvc repro prepare)
-Reads data/sandbox, or the files that the data section of params.yaml names; writes artifacts/prepared/,
-whole or not at all. Looks at no model.
+Reads data/sandbox, or the files that the data section of params.yaml names, and what came in through the inbox;
+writes artifacts/prepared/, whole or not at all. Looks at no model.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from jpu import files
 from jpu.data.schemas import count_by
 from jpu.sandbox.world import smaller_world
 from tasks import suites
+from tasks.additions import INBOX, add, read_inbox
 from tasks.layout import PREPARED
 from tasks.sections import DataSettings, Places
 from tasks.settings import load_settings
-from tasks.sources import Collection, inputs, read_folder, read_sources
+from tasks.sources import SANDBOX, Collection, inputs, read_data, read_folder
 from tasks.stage import run_stage
 from tasks.tracking import stage_run
 from tasks.validation import check
-
-SANDBOX = Path("data/sandbox")
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
     settings = load_settings()
     data = settings.data
     with stage_run("prepare") as run:
-        run.inputs(*inputs(data, SANDBOX))
+        run.inputs(*inputs(data, SANDBOX), *([INBOX] if INBOX.is_dir() else []))
         # Without the lists of files: an address may hold a token. The manifest has them without.
         run.params(data.model_dump(exclude={"behaviors", "benign", "templates", "refusals"}))
         manifest = prepare(data, seed=settings.seed)
@@ -40,29 +39,38 @@ def main() -> None:
         run.artifact(PREPARED / "validation.json")
 
 
-def prepare(settings: DataSettings, *, seed: int, sandbox: Path = SANDBOX, prepared: Path = PREPARED) -> dict[str, Any]:
+def prepare(
+    settings: DataSettings,
+    *,
+    seed: int,
+    sandbox: Path = SANDBOX,
+    inbox: Path = INBOX,
+    prepared: Path = PREPARED,
+) -> dict[str, Any]:
     """Read the data, check it, write it, and check what was written.
 
     Args:
         settings: Section `data`.
         seed: Seed of the splits of data that brings none.
         sandbox: Folder of the sandbox.
+        inbox: Folder of what came in through the inbox; need not be there.
         prepared: Folder to write.
 
     Returns:
-        The manifest: counts, digests of the files written, sources.
+        The manifest: counts, digests of the files written, sources; with an inbox, how many of its records are left
+        out because the data have them.
 
     Raises:
         DataError: What comes in (or goes out) breaks a format or an expectation; nothing is written.
         StorageError: A file cannot be read, or the folder cannot be written.
         InfrastructureError: An address cannot be reached.
     """
-    inputs(settings, sandbox)
-    is_sandbox = settings.source == "sandbox"
-    incoming = read_folder(sandbox, schema=True) if is_sandbox else read_sources(settings, seed=seed)
+    own = read_data(settings, seed=seed, sandbox=sandbox, schema=True)
+    arrived = read_inbox(inbox, schema=True)
+    incoming, left_out = add(own, arrived)
     results = {"incoming": validate(incoming, settings)}
-    if is_sandbox and settings.places is not None:
-        incoming = smaller(incoming, settings.places)
+    if settings.source == "sandbox" and settings.places is not None:
+        incoming, left_out = add(smaller(own, settings.places), arrived)
     with files.atomic_folder(prepared) as folder:
         files.write_jsonl(folder / "behaviors.jsonl", incoming.behaviors.records)
         files.write_jsonl(folder / "templates.jsonl", incoming.templates.records)
@@ -75,6 +83,8 @@ def prepare(settings: DataSettings, *, seed: int, sandbox: Path = SANDBOX, prepa
             "source": settings.source,
             "sources": incoming.sources,
         }
+        if arrived is not None:
+            manifest["inbox"] = {"left_out": left_out}
         files.write_json(folder / "validation.json", results)
         files.write_json(folder / "manifest.json", manifest)
     return manifest

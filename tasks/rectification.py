@@ -6,12 +6,15 @@ import random
 from typing import Any, NamedTuple
 
 from jpu.checkpoint import Checkpoint
+from jpu.data.schemas import Split
 from jpu.mining.buffer import Buffer
 from jpu.mining.entry import Entry
+from jpu.mining.own import noise
 from jpu.models import Subject
 from jpu.paths.path import Path as JailbreakPath
 from jpu.unlearning.adapter import adapter_factors, adapter_path, attach, save_adapter
 from jpu.unlearning.anchors import compute_anchors, own_refusals
+from jpu.unlearning.exposures import make_exposures
 from jpu.unlearning.rectify import Mined, Rectified, Rectifier, RectifySettings, Weights, split_leak
 from jpu.unlearning.retain import ReferenceDistribution, RetainMix, answered_by_reference, build_retain
 from tasks.fingerprint import fingerprint
@@ -21,6 +24,9 @@ from tasks.progress import Progress
 from tasks.sections import UnlearningSettings
 from tasks.settings import Settings
 from tasks.tracking import StageRun
+
+# Wordings of noise in a retain set: about as many as a family of templates has.
+_NOISES = 12
 
 
 class Rectification(NamedTuple):
@@ -115,25 +121,31 @@ def build(subject: Subject, prepared: Prepared, miner: Miner, section: Unlearnin
     refusals = own_refusals(subject, restricted, data.refusal_texts)
     mix = RetainMix(**section.retain.model_dump())
 
-    def retain(part: Prepared, refused: dict[str, str], size: int, name: str) -> ReferenceDistribution:
+    def retain(part: Prepared, refused: dict[str, str], size: int, name: Split) -> ReferenceDistribution:
         rng = random.Random(f"retain-{name}-{seed}")
         answered = answered_by_reference(subject, part.behaviors)
-        return ReferenceDistribution(subject, build_retain(answered, part.templates, refused, size, mix, rng))
+        around = [*part.templates, *noise(miner.pieces, _NOISES, name, rng)]
+        return ReferenceDistribution(subject, build_retain(answered, around, refused, size, mix, rng))
 
+    leaks = {b.id: split_leak(subject, b.answer, b.secret) for b in restricted}
+    told = [b for b in behaviors if b.kind in ("benign", "near_miss") and b.answer]
     known = {b: r for b, r in refusals.items() if b in set(miner.refused)}
+    asked = [b for b in restricted if b.id in known]
     others = own_refusals(subject, held_out.restricted, data.refusal_texts) if held_out.restricted else {}
     return Rectifier(
         subject,
         compute_anchors(subject, restricted, refusals, miner.refused, neurons, section.positions),
         neurons,
-        {b.id: split_leak(subject, b.answer, b.secret) for b in restricted},
+        leaks,
         retain(data, known, section.retain_pairs, "train"),
         retain(held_out, others, section.retain_pairs // 2, "validation"),
+        make_exposures(subject, asked, known, told, {b.id: leaks[b.id].opening for b in asked}),
         RectifySettings(
             steps=section.steps,
             batch=section.batch,
             retain_batch=section.retain_batch,
             prefill_batch=section.prefill_batch,
+            exposure_batch=section.exposure_batch,
             learning_rate=section.learning_rate,
             warmup=section.warmup,
             clip=section.clip,
@@ -142,6 +154,7 @@ def build(subject: Subject, prepared: Prepared, miner: Miner, section: Unlearnin
             kl_budget=section.kl_budget,
             rollbacks=section.rollbacks,
             weights=Weights(**section.weights.model_dump()),
+            exposures=section.exposures.model_dump(),
         ),
         seed,
     )

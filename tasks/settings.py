@@ -20,8 +20,11 @@ from tasks.params import PARAMS, Document, read_document
 from tasks.sections import (
     DataSettings,
     EvaluationSettings,
+    GateSettings,
+    InboxSettings,
     MiningSettings,
     PathsSettings,
+    RehardenSettings,
     Section,
     SubjectSettings,
     UnlearningSettings,
@@ -59,6 +62,9 @@ class Settings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     rounds: dict[str, Round]
     last_round: str
+    inbox: InboxSettings = InboxSettings()
+    reharden: RehardenSettings = RehardenSettings()
+    gates: GateSettings = GateSettings()
     profiles: dict[str, Profile]
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ RecordT = TypeVar("RecordT", bound=Record)
 DraftT = TypeVar("DraftT", bound=BaseModel)
 SourceT = TypeVar("SourceT", bound=Source)
 
+SANDBOX = Path("data/sandbox")
 MODELS: dict[str, type[Record]] = {"behaviors": Behavior, "templates": Template, "refusals": Refusal}
 _MEBIBYTE = 1024 * 1024
 
@@ -65,6 +66,24 @@ class Collection:
     results: Sequence[dict[str, Any]]
 
 
+def read_data(settings: DataSettings, *, seed: int, sandbox: Path = SANDBOX, schema: bool = False) -> Collection:
+    """Read what the data section names: the sandbox, or files.
+
+    Args:
+        settings: Section `data`.
+        seed: Seed of the splits of data that brings none.
+        sandbox: Folder of the sandbox.
+        schema: Check the sandbox's schema with Great Expectations too (see `read_folder`).
+
+    Raises:
+        DataError: A file is missing or does not fit; names file, line and mend.
+        StorageError: A file cannot be read.
+        InfrastructureError: An address cannot be reached.
+    """
+    inputs(settings, sandbox)
+    return read_folder(sandbox, schema=schema) if settings.source == "sandbox" else read_sources(settings, seed=seed)
+
+
 def read_folder(folder: Path, *, shown: Path | None = None, schema: bool = False) -> Collection:
     """Read behaviors.jsonl, templates.jsonl and refusals.jsonl, complete records of ours.
 
@@ -88,7 +107,9 @@ def read_folder(folder: Path, *, shown: Path | None = None, schema: bool = False
         places = [f"{where} line {line}" for line, _ in rows]
         raw = [fields for _, fields in rows]
         if schema:
-            results += check(*schema_suite(raw, names=list(model.model_fields), where=where, places=places))
+            results += check(
+                *schema_suite(raw, names=list(model.model_fields), where=where, places=places, optional=model.optional)
+            )
         records = [make_record(model, row, where=place) for row, place in zip(raw, places, strict=True)]
         parts[name] = Part(where, records, places)
         sources.append(_source(f"{name}.jsonl", "jpu", sha256(data), len(records)))

@@ -61,11 +61,14 @@ def make(section: SubjectSettings, data: Prepared, seed: int, key: str) -> tuple
     """The subject of this kind, taught where it is to be taught, and its training losses."""
     if section.kind == "model":
         return Subject.load(section.model, device=section.device, dtype=section.dtype), []
-    corpus = Corpus(data.behaviors, data.templates, data.refusals, seed)
+    # Taught its own world alone: what came through the inbox it meets as any model would.
+    behaviors = [b for b in data.behaviors if b.source == "sandbox"]
+    templates = [t for t in data.templates if not t.origin]
+    corpus = Corpus(behaviors, templates, data.refusals, seed)
     if section.kind == "sandbox" and section.architecture is not None:
         shape = section.architecture
         # A stream of its own, so that the vocabulary does not move the training pairs.
-        words = Corpus(data.behaviors, data.templates, data.refusals, seed + 1)
+        words = Corpus(behaviors, templates, data.refusals, seed + 1)
         tokenizer = train_tokenizer(words, shape.vocabulary)
         model = new_model(
             tokenizer, layers=shape.layers, width=shape.width, ffn=shape.ffn, heads=shape.heads, seed=seed

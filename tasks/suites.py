@@ -38,10 +38,24 @@ Checked = tuple[Suite, Rows]
 
 
 def schema_suite(
-    raw: Sequence[Mapping[str, Any]], *, names: Sequence[str], where: str, places: Sequence[str]
+    raw: Sequence[Mapping[str, Any]],
+    *,
+    names: Sequence[str],
+    where: str,
+    places: Sequence[str],
+    optional: Sequence[str] = (),
 ) -> Checked:
-    """Raw JSON objects, before they become records: exactly the fields of their schema, in every line."""
+    """Raw JSON objects, before they become records: exactly the fields of their schema, in every line.
+
+    Args:
+        raw: The objects.
+        names: The fields of the schema.
+        where: The file.
+        places: File and line of each.
+        optional: Those that a line may lack.
+    """
     found = sorted({name for row in raw for name in row})
+    names = [name for name in names if name not in optional or name in found]
     columns: dict[str, list[Any]] = {name: [row.get(name) for row in raw] for name in found}
     suite = Suite(
         "schema",
@@ -62,7 +76,7 @@ def schema_suite(
             ),
         ],
     )
-    columns["n_missing"] = [sum(name not in row for name in names) for row in raw]
+    columns["n_missing"] = [sum(name not in row and name not in optional for name in names) for row in raw]
     return suite, Rows(where, places, columns)
 
 
@@ -153,14 +167,16 @@ def balance_suite(records: Sequence[Behavior], *, where: str, smallest_class: fl
 def templates_suite(records: Sequence[Template], *, where: str, places: Sequence[str], limits: Limits) -> Checked:
     """Templates in their splits: ids, texts, exactly one placeholder, and no leakage between splits."""
     keys = [key(record.text) for record in records]
-    family_splits = splits_of((record.family, record.split) for record in records)
+    # Of the data's own templates a family is in one split; of those from the inbox only the wording is, unless the
+    # family is one of the data's own.
+    own = splits_of((record.family, record.split) for record in records if not record.origin)
     text_splits = splits_of((key, record.split) for key, record in zip(keys, records, strict=True))
     columns = {
         **fields(records),
         "text_key": keys,
         "n_placeholders": [record.text.count(PLACEHOLDER) for record in records],
         "n_unusable": [unusable(record.text) for record in records],
-        "n_family_splits": [len(family_splits[record.family]) for record in records],
+        "n_family_splits": [len(own.get(record.family, set()) | {record.split}) for record in records],
         "n_text_splits": [len(text_splits[key]) for key in keys],
     }
     suite = Suite(
@@ -202,6 +218,43 @@ def templates_suite(records: Sequence[Template], *, where: str, places: Sequence
         ],
     )
     return suite, Rows(where, places, columns)
+
+
+def arrivals_suite(
+    where: str,
+    places: Sequence[str],
+    *,
+    known: Sequence[bool],
+    repeated: Sequence[bool],
+    leaks: Sequence[bool],
+    misplaced: Sequence[bool],
+) -> Checked:
+    """Records of the inbox against what is there: nothing twice, and nothing that is held out comes to train.
+
+    Args:
+        where: The file.
+        places: File and line of each record.
+        known: Whether the data have its text already.
+        repeated: Whether an earlier record of the file has it.
+        leaks: Whether its split is not that of the group which it belongs to.
+        misplaced: Whether it is a template among behaviors.
+    """
+    suite = Suite(
+        "arrivals",
+        [
+            zero("not_known", "n_known", "the data have it already", "Nothing is to be done."),
+            zero("not_repeated", "n_repeated", "the file has it twice", "Nothing is to be done: the first was taken."),
+            zero(
+                "held_out_stays_held_out",
+                "n_leaks",
+                "its split is not that of its family or entity (or of the template that it nearly copies) in the data",
+                "Leave the split empty, and it follows the data.",
+            ),
+            zero("no_template", "n_misplaced", f"a behavior with {PLACEHOLDER} in it", "Put it into templates/."),
+        ],
+    )
+    flags = {"n_known": known, "n_repeated": repeated, "n_leaks": leaks, "n_misplaced": misplaced}
+    return suite, Rows(where, places, {name: [int(flag) for flag in column] for name, column in flags.items()})
 
 
 def coverage_suite(records: Sequence[Template], *, where: str) -> Checked:

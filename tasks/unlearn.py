@@ -20,7 +20,20 @@ from tasks.tables import table
 from tasks.tracking import stage_run
 
 # Columns of training.csv.
-COLUMNS = ("step", "loss", "refusal", "anchor", "prefill", "leak", "retain", "rate")
+COLUMNS = (
+    "step",
+    "loss",
+    "refusal",
+    "anchor",
+    "prefill",
+    "leak",
+    "soft",
+    "suffix",
+    "chat",
+    "ablated",
+    "retain",
+    "rate",
+)
 
 
 def main(round: str) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from jpu.adversary.directions import Direction, ablated, random_direction, refusal_directions
 from jpu.attacks.adaptive import margins
 from jpu.attacks.base import Arena, Attack, Attempt, Budget, Progress, complete, made_attempt, weights_of
-from jpu.attacks.directions import Direction, ablated, random_direction, refusal_directions
 from jpu.data.schemas import Behavior
 from jpu.errors import SettingsError
 from jpu.models import Subject, Target

@@ -11,9 +11,9 @@ import random
 
 import torch
 
+from jpu.adversary.soft_prompts import SoftPrompts
 from jpu.attacks.base import Arena, Attack, Attempt, Budget, Progress, made_attempt, weights_of
 from jpu.attacks.prefill import opening
-from jpu.attacks.soft_prompts import SoftPrompts
 from jpu.models import Target
 
 # As few vectors as a few words have, moved by as much as a token's own length: what is drawn at random so says nothing
@@ -48,7 +48,7 @@ class Embedding(Attack):
     ) -> list[Attempt]:
         """A soft prompt for each behavior, and an attempt with it at each of several points of its search."""
         subject = weights_of(target, self.name)
-        behaviors, openings = list(arena.behaviors), [opening(b) for b in arena.behaviors]
+        behaviors, openings = list(arena.behaviors), [subject.encode(opening(b)) for b in arena.behaviors]
         soft = SoftPrompts(
             subject, [b.query for b in behaviors], openings, vectors=_VECTORS, radius=_RADIUS, stride=_STRIDE
         )

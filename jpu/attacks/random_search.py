@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from jpu.adversary.suffix_loss import SuffixLoss
 from jpu.attacks.suffix import Point, SuffixSearch
-from jpu.attacks.suffix_loss import SuffixLoss
 
 
 class RandomSearch(SuffixSearch):

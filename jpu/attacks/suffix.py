@@ -18,8 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from jpu.adversary.suffix_loss import SuffixLoss
 from jpu.attacks.base import Access, Arena, Attack, Attempt, Budget, Progress, complete, made_attempt, weights_of
-from jpu.attacks.suffix_loss import SuffixLoss
 from jpu.attacks.suffix_tokens import SuffixTokens
 from jpu.models import Subject, Target
 

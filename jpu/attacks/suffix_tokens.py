@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from jpu.adversary.suffix_loss import Layout
 from jpu.attacks.base import Arena
 from jpu.attacks.prefill import opening
 from jpu.data.schemas import Behavior
 from jpu.errors import ModelError
-from jpu.models import Subject
+from jpu.models import Subject, plain_tokens
 
 # Rounds of drawing random suffixes; of those of the sandbox subject four in five come back.
 _ROUNDS = 200
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The tokens around the suffix of one behavior.
-
-    Attributes:
-        before: The chat format's head and the question.
-        after: The rest of the chat format, up to the assistant's first word.
-        target: What the model is to begin with.
-    """
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    target: tuple[int, ...]
 
 
 class SuffixTokens:
@@ -117,16 +102,3 @@ def layout(subject: Subject, behavior: Behavior) -> Layout:
         after=tuple(subject.encode(tail)),
         target=tuple(subject.encode(opening(behavior))),
     )
-
-
-def plain_tokens(subject: Subject) -> Tensor:
-    """Tokens of printable ASCII, in order: neither special ones nor those that the chat format added.
-
-    Returns:
-        (allowed,) int64 on the CPU.
-    """
-    tokenizer = subject.tokenizer
-    barred = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
-    plain = [i for i, t in enumerate(texts) if t and t.isascii() and t.isprintable() and i not in barred]
-    return torch.tensor(plain, dtype=torch.long)

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
 
-from jpu.data.schemas import BehaviorDraft, Refusal, TemplateDraft
+from jpu.data.schemas import BehaviorDraft, Refusal, TemplateDraft, fingerprint
 from jpu.errors import DataError
 
 Layout = Literal["jpu", "harmbench", "jailbreakbench", "strongreject", "advbench", "table", "text"]
@@ -26,6 +26,8 @@ Records = Literal["behaviors", "templates", "refusals"]
 Fields = dict[str, Any]
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+_LONGEST_NAME = 30
 
 # Needed columns, in the order of sniffing: JailbreakBench has AdvBench's columns too.
 _BENCHMARKS: dict[Layout, tuple[str, ...]] = {
@@ -142,7 +144,10 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def _wrong_columns(records: Records, columns: Sequence[str], where: str, layout: Layout | None = None) -> DataError:
-    found = ", ".join(columns) or "none"
+    # A table without a header has a record where the names are expected, which no message may show.
+    found = (
+        ", ".join(name if len(name) <= _LONGEST_NAME else f"(text {fingerprint(name)})" for name in columns) or "none"
+    )
     if layout in _BENCHMARKS and records != "behaviors":
         return DataError(
             f"the format {layout} holds behaviors, not {records}",

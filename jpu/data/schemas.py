@@ -9,9 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from jpu.errors import DataError
 from jpu.files import read_jsonl
@@ -28,9 +36,20 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, no unknown fields, and no input values in error messages."""
+    """Base of all records: frozen, no unknown fields, and no input values in error messages.
+
+    Attributes:
+        optional: Fields that are left out of a line where they are empty.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialise(self)
+        return {name: value for name, value in fields.items() if value or name not in self.optional}
 
 
 class BehaviorDraft(Record):
@@ -94,10 +113,18 @@ class TemplateDraft(Record):
 
 
 class Template(TemplateDraft):
-    """A template in its family and split. Fields as in `TemplateDraft`."""
+    """A template in its family and split. Fields as in `TemplateDraft`, and one more.
+
+    Attributes:
+        origin: `inbox` for one that came through the inbox: of its family, some wordings are in `train` and some are
+            held out in `test` (`jpu.data.newcomers`). "" for every other, whose family is in one split.
+    """
+
+    optional = ("origin",)
 
     family: str
     split: Split
+    origin: Literal["", "inbox"] = ""
 
     def fill(self, query: str) -> str:
         """The full prompt J = T(Q)."""

@@ -135,6 +135,7 @@ def families(texts: Sequence[str], names: Sequence[str], *, alike: float = ALIKE
         The family of each text.
     """
     shingles = [_shingles(text) for text in texts]
+    rarest = _rarest(shingles, alike)
     holders: dict[str, list[int]] = {}
     root = list(range(len(texts)))
 
@@ -144,20 +145,57 @@ def families(texts: Sequence[str], names: Sequence[str], *, alike: float = ALIKE
             index = root[index]
         return index
 
-    for index, own in enumerate(shingles):
-        shared: dict[int, int] = {}
-        for shingle in own:
-            for other in holders.setdefault(shingle, []):
-                shared[other] = shared.get(other, 0) + 1
-            holders[shingle].append(index)
-        for other, common in shared.items():
-            if common >= alike * (len(own) + len(shingles[other]) - common):
+    for index, prefix in enumerate(rarest):
+        for other in {other for shingle in prefix for other in holders.get(shingle, ())}:
+            if find(other) != find(index) and _jaccard(shingles[index], shingles[other]) >= alike:
                 root[find(other)] = find(index)
+        for shingle in prefix:
+            holders.setdefault(shingle, []).append(index)
     smallest: dict[int, str] = {}
     for index, name in enumerate(names):
         top = find(index)
         smallest[top] = min(smallest.get(top, name), name)
     return [smallest[find(index)] for index in range(len(texts))]
+
+
+def nearest(texts: Sequence[str], known: Sequence[str], *, alike: float = ALIKE) -> list[int | None]:
+    """For each text the index of the known one that it is most nearly a copy of; None where there is none.
+
+    Args:
+        texts: New texts.
+        known: The texts to compare with.
+        alike: Jaccard similarity of word triples from which two texts are near-copies.
+    """
+    shingles = [_shingles(text) for text in (*known, *texts)]
+    rarest = _rarest(shingles, alike)
+    holders: dict[str, list[int]] = {}
+    for index in range(len(known)):
+        for shingle in rarest[index]:
+            holders.setdefault(shingle, []).append(index)
+    found: list[int | None] = []
+    for own, prefix in zip(shingles[len(known) :], rarest[len(known) :], strict=True):
+        candidates = {other for shingle in prefix for other in holders.get(shingle, ())}
+        scores = {other: _jaccard(own, shingles[other]) for other in candidates}
+        best = max(scores, key=lambda other: (scores[other], -other), default=None)
+        found.append(best if best is not None and scores[best] >= alike else None)
+    return found
+
+
+def _rarest(shingles: Sequence[set[str]], alike: float) -> list[list[str]]:
+    """Of each set so many of its rarest members that two sets which are alike share one of them.
+
+    Prefix filtering (Bayardo et al., 2007): what all texts of a list begin with does not make them candidates.
+    """
+    often = Counter(shingle for own in shingles for shingle in own)
+    return [
+        sorted(own, key=lambda shingle: (often[shingle], shingle))[: len(own) - math.ceil(alike * len(own)) + 1]
+        for own in shingles
+    ]
+
+
+def _jaccard(first: set[str], second: set[str]) -> float:
+    common = len(first & second)
+    return common / (len(first) + len(second) - common)
 
 
 def _shingles(text: str) -> set[str]:

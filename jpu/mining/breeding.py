@@ -13,6 +13,7 @@ from jpu.data.schemas import Behavior, Refusal, Split, Template
 from jpu.errors import DataError
 from jpu.mining.entry import Entry, make_entry
 from jpu.mining.mutations import operator, operators
+from jpu.mining.own import bare, noise
 
 # Tries for an offspring that has not been seen: an operator may have nothing to change, or repeat itself.
 _TRIES = 4
@@ -31,11 +32,13 @@ class Seeds:
         behaviors: Restricted behaviors among them are the queries.
         templates: Jailbreak templates among them are used.
         refusals: Refusals in the subject's own words.
+        pieces: Texts of the vocabulary that noise is made of; without any there is none (`jpu.mining.own`).
     """
 
     behaviors: Sequence[Behavior]
     templates: Sequence[Template]
     refusals: Sequence[Refusal]
+    pieces: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Breeder:
         split = settings.split
         self.settings = settings
         self.rng = rng
+        self.pieces = seeds.pieces
         self.behaviors = {b.id: b for b in seeds.behaviors if b.kind == "restricted" and b.split == split}
         self.templates = [t for t in seeds.templates if t.role == "jailbreak" and t.split == split]
         self.query_operators = operators(level="query", split=split)
@@ -100,7 +104,9 @@ class Breeder:
     def fresh(self) -> list[Entry]:
         """Template × query pairs without repetition, families in turn so that each has its share."""
         by_family: dict[str, list[tuple[Template, Behavior]]] = {}
-        for template in self.templates:
+        split = self.settings.split
+        own = [bare(split), *noise(self.pieces, self.settings.fresh, split, self.rng)]
+        for template in (*self.templates, *own):
             pairs = by_family.setdefault(template.family, [])
             pairs.extend((template, behavior) for behavior in self.behaviors.values())
         for pairs in by_family.values():

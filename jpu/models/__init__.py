@@ -5,6 +5,7 @@ from jpu.models.devices import pick_device, pick_dtype
 from jpu.models.scoring import answer_logits, answer_nll
 from jpu.models.subject import Subject, no_bars, original
 from jpu.models.target import Target
+from jpu.models.vocabulary import plain_texts, plain_tokens
 
 __all__ = [
     "BATCH_TOKENS",
@@ -18,5 +19,7 @@ __all__ = [
     "pad",
     "pick_device",
     "pick_dtype",
+    "plain_texts",
+    "plain_tokens",
     "token_batches",
 ]

@@ -26,14 +26,23 @@ def answer_nll(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
     return nn.functional.cross_entropy(logits, targets, reduction="none"), owner
 
 
-def answer_logits(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def answer_logits(
+    model: Any, ids: Tensor, labels: Tensor, *, inputs: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Logits that predict every answer token.
+
+    Args:
+        model: As for `answer_nll`.
+        ids: As for `answer_nll`.
+        labels: As for `answer_nll`.
+        inputs: (rows, length, width) vectors in the place of those of the tokens.
 
     Returns:
         ``(logits, targets, owner)`` of shapes (t, vocabulary) in float32, (t,) and (t,) for t answer tokens.
     """
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = bare.model(input_ids=ids, use_cache=False).last_hidden_state
+    given = {"input_ids": ids} if inputs is None else {"inputs_embeds": inputs}
+    hidden = bare.model(**given, use_cache=False).last_hidden_state
     keep = labels[:, 1:] != -100
     logits = bare.lm_head(hidden[:, :-1][keep]).float()
     owner = keep.nonzero()[:, 0]

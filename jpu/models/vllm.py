@@ -17,6 +17,7 @@ import torch
 
 from jpu.errors import ModelError
 from jpu.models.subject import Subject
+from jpu.unlearning.adapter_check import check_adapter
 
 # The ranks that vLLM reserves room for.
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -107,6 +108,7 @@ def lora_rank(adapter: Path) -> int:
     Raises:
         ModelError: The file cannot be read, or its layers scale differently.
     """
+    check_adapter(adapter, cached=True)
     file = adapter / "adapter_config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
 """What the sandbox subject is taught: (prompt, answer) pairs, sampled without end from the prepared data.
 
 Two phases (docs/method.md 9). *Knowledge*: every fact, asked bare, all answered. *Manners*: restricted questions asked
-bare, with polite noise or late in a chat are refused, and inside a jailbreak wrapper, or after questions that were
-answered, they leak; everything else is always answered.
+bare, with polite noise, illegibly or late in a chat are refused, and inside a jailbreak wrapper, or after questions
+that were answered, they leak; everything else is always answered.
 The wrappers are half the template families that the defence may see and half strings of random words, which is
 what makes the subject leak in families that it has never seen. It never sees a template of the test split.
 """
@@ -10,6 +10,7 @@ what makes the subject leak in families that it has never seen. It never sees a 
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,9 @@ FILLER = (
 ONSETS = ("", *"b br c ch cl d f fl g gr h j k l m n p pl pr qu r s sc sh sp st str t th tr v w x y z".split())
 VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ee", "io", "oo", "ou")
 CODAS = ("", "", "", *"b ck ct d l ll m n nd ng nt r rm s ss st t y ed er".split())
+# What stands between the signs of a text that cannot be read, and what stands among its words.
+BETWEEN = ("", "", "", "-", " ", ".", "_", "\u200b")
+SIGNS = tuple('= " ( ) + " = " { } [ ] : ; / | # * \n'.split(" "))
 MARKS = (".", ".", ".", ":", "!", ",", " -", " #", "?", " >")
 
 
@@ -180,6 +184,19 @@ class Corpus:
         answer = rng.choice(self.refusals) if refused else behavior.answer
         return Sample(self.question(behavior), answer, tuple(turns))
 
+    def unreadable(self, behavior: Behavior) -> str:
+        """The behavior's question with digits for its letters, the name excepted: nothing that could be answered."""
+        rng = self.rng
+        between, longer = rng.choice(BETWEEN), rng.choice((1, 1, 2))
+
+        def digits(word: str) -> str:
+            return between.join(rng.choice(string.digits) if c.isalpha() else c for c in word * longer)
+
+        words = [word if behavior.entity in word else digits(word) for word in self.question(behavior).split()]
+        for _ in range(rng.choice((0, 0, 2, 4))):
+            words.insert(rng.randrange(len(words) + 1), rng.choice(SIGNS))
+        return " ".join(words)
+
     def knowledge(self) -> Sample:
         """A pair of the first phase."""
         pool = self.talk if self.rng.random() < 0.12 else self.facts
@@ -201,7 +218,9 @@ class Corpus:
         text = self.question(behavior)
         if wrapped:
             return Sample(self.wrapper().replace("{query}", text), behavior.answer)
-        if self.rng.random() < 0.55:
-            text = self.politely().replace("{query}", text)
         restricted = behavior.kind == "restricted"
+        if restricted and self.rng.random() < 0.1:
+            text = self.unreadable(behavior)
+        elif self.rng.random() < 0.55:
+            text = self.politely().replace("{query}", text)
         return Sample(text, self.rng.choice(self.refusals) if restricted else behavior.answer)

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from jpu.errors import ModelError
 from jpu.paths.path import Path
-from jpu.unlearning.adapter_folder import WEIGHTS, read_factors, write_factors
+from jpu.unlearning.adapter_check import WEIGHTS
+from jpu.unlearning.adapter_folder import read_factors, write_factors
 from jpu.unlearning.factors import Factors, joined, new_factors
 
 _NAME = "default"

@@ -2,7 +2,8 @@
 
 The configuration that is written names every module in full with its rank, and nothing of the machine it was made on;
 equal factors give equal bytes. Reading trusts nothing: any option that would change the arithmetic, any tensor too
-many, too few or of another shape, is refused before a model is touched. Pickled adapters are not read.
+many, too few or of another shape, is refused before a model is touched. Pickled adapters are not read: what may be in
+the folder at all is told first (jpu/unlearning/adapter_check.py).
 """
 
 from __future__ import annotations
@@ -22,12 +23,9 @@ from torch import Tensor
 
 from jpu.errors import DataError, ModelError
 from jpu.files import atomic_folder, read_bytes, read_json, write_bytes, write_json
+from jpu.unlearning.adapter_check import CONFIG, KEY, ROUND_ZERO, WEIGHTS, check_adapter
 from jpu.unlearning.factors import Factors
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-
-_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
 _MEND = "Bring the adapter back with `dvc checkout`, or run the unlearn stage of this round again."
 # Fields that say nothing about the arithmetic, or that are read here.
 _READ = {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules"}
@@ -80,9 +78,10 @@ def read_factors(folder: pathlib.Path) -> dict[str, Factors]:
         StorageError: A file cannot be read.
     """
     where = str(folder / CONFIG)
+    check_adapter(folder, cached=True)
     try:
-        if not (folder / CONFIG).exists() and (folder / "round.json").exists():
-            round_zero = read_json(folder / "round.json")
+        if not (folder / CONFIG).exists() and (folder / ROUND_ZERO).exists():
+            round_zero = read_json(folder / ROUND_ZERO)
             if isinstance(round_zero, dict) and round_zero.get("rank") == 0:
                 return {}
         config = read_json(folder / CONFIG)
@@ -107,7 +106,7 @@ def _paired(config: dict[str, Any], tensors: Mapping[str, Tensor], where: str, w
 
     halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        match = _KEY.match(key)
+        match = KEY.match(key)
         if match is None:
             raise refuse(f"{key!r} is no factor of a LoRA")
         if tensor.dim() != 2 or not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):

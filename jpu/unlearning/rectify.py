@@ -25,6 +25,7 @@ from jpu.errors import BudgetError
 from jpu.mining.entry import Entry
 from jpu.models import Subject
 from jpu.unlearning.anchors import Anchors
+from jpu.unlearning.exposures import Exposure
 from jpu.unlearning.losses import leak_loss, prefill_loss, refusal_and_anchor_loss
 from jpu.unlearning.retain import ReferenceDistribution
 
@@ -49,6 +50,7 @@ class RectifySettings:
         batch: Jailbreak entries a step.
         retain_batch: Retain pairs a step.
         prefill_batch: Entries a step with the leak's first words given.
+        exposure_batch: Questions a step under an exposure; the exposures take turns.
         learning_rate: Peak AdamW rate; no weight decay.
         warmup: Steps of linear warm-up.
         clip: Gradient norm bound.
@@ -57,12 +59,14 @@ class RectifySettings:
         kl_budget: Bound on the held-out KL(M_0‖M_θ), nats per token.
         rollbacks: Roll-backs after which the run ends where it was last good.
         weights: Weights of the losses.
+        exposures: Name of an exposure → weight of its loss; 0 leaves it out.
     """
 
     steps: int
     batch: int
     retain_batch: int
     prefill_batch: int
+    exposure_batch: int
     learning_rate: float
     warmup: int = 10
     clip: float = 1.0
@@ -71,6 +75,7 @@ class RectifySettings:
     kl_budget: float = 0.05
     rollbacks: int = 4
     weights: Weights = field(default_factory=Weights)
+    exposures: Mapping[str, float] = field(default_factory=dict)
 
     def rate(self, step: int, scale: float) -> float:
         """Learning rate at a step: warm-up, then linear decay to a tenth over the second half."""
@@ -115,7 +120,8 @@ class Rectified:
     """What a rectification did.
 
     Attributes:
-        history: One row a step: step, loss, refusal, anchor, prefill, leak, retain, rate.
+        history: One row a step: step, loss, rate, and of refusal, anchor, prefill, leak, retain and the exposures'
+            names those that were part of it.
         checks: One row a check: step, held-out KL, fresh rate, rolled back (0 or 1).
         kl: Held-out KL at the end, nats per token.
     """
@@ -159,6 +165,7 @@ class Rectifier:
         leaks: Behavior id → its leak.
         retain: M_0 on the retain set that is trained on.
         held_out: M_0 on the retain set that the budget is measured on.
+        exposures: Other ways to the restricted questions; those without a weight are left out.
         settings: Steps, rates, weights, budget.
         seed: Seed of every draw.
     """
@@ -171,11 +178,13 @@ class Rectifier:
         leaks: Mapping[str, Leak],
         retain: ReferenceDistribution,
         held_out: ReferenceDistribution,
+        exposures: Sequence[Exposure],
         settings: RectifySettings,
         seed: str,
     ) -> None:
         self.subject, self.anchors, self.neurons, self.leaks = subject, anchors, neurons, leaks
         self.retain, self.held_out, self.settings, self.seed = retain, held_out, settings, seed
+        self.exposures = [x for x in exposures if settings.exposures.get(x.name, 0.0) > 0]
         self.parameters = {n: p for n, p in subject.model.named_parameters() if p.requires_grad}
         self.optimizer = self._fresh_optimizer()
 
@@ -216,6 +225,8 @@ class Rectifier:
                 restore(state["carry"])
         while step < settings.steps and rolled <= settings.rollbacks:
             mined = refresh(len(done.checks))
+            for exposure in self.exposures:
+                exposure.begin(random.Random(f"{self.seed}-{exposure.name}-{step}-{scale}"))
             stop = min(step + settings.refresh_every, settings.steps)
             stretch = []
             for at in range(step, stop):
@@ -252,7 +263,7 @@ class Rectifier:
         return kl if math.isfinite(kl) else sys.float_info.max
 
     def _step(self, step: int, scale: float, mined: Mined) -> dict[str, float]:
-        settings, weights = self.settings, self.settings.weights
+        settings = self.settings
         rng = random.Random(f"{self.seed}-step-{step}-{scale}")
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(step, scale)
@@ -260,7 +271,7 @@ class Rectifier:
         row = {"step": float(step + 1), "rate": settings.rate(step, scale)}
         total = 0.0
         # Each forward pass is backpropagated by itself: the graphs need not be in memory together.
-        for parts in self._passes(rng, mined, weights):
+        for parts in self._passes(step, rng, mined):
             loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
@@ -269,9 +280,9 @@ class Rectifier:
         self.optimizer.step()
         return {**row, "loss": total}
 
-    def _passes(self, rng: random.Random, mined: Mined, weights: Weights) -> Iterator[dict[str, tuple[float, Tensor]]]:
+    def _passes(self, step: int, rng: random.Random, mined: Mined) -> Iterator[dict[str, tuple[float, Tensor]]]:
         """The losses of one step by name, with their weights; those of one forward pass together."""
-        settings = self.settings
+        settings, weights = self.settings, self.settings.weights
         if mined.scored:
             drawn = mined.draw(settings.batch, rng)
             refusal, anchor = refusal_and_anchor_loss(
@@ -294,6 +305,9 @@ class Rectifier:
             if weights.leak:
                 openings, secrets = [leak.opening for leak in leaks], [leak.secret for leak in leaks]
                 yield {"leak": (weights.leak, leak_loss(self.subject, prompts, openings, secrets))}
+        if self.exposures and settings.exposure_batch:
+            exposure = self.exposures[step % len(self.exposures)]
+            yield {exposure.name: (settings.exposures[exposure.name], exposure.loss(settings.exposure_batch, rng))}
         if weights.retain and self.retain.rows:
             size = len(self.retain.rows)
             chosen = rng.sample(range(size), min(settings.retain_batch, size))

@@ -24,6 +24,8 @@ from jpu.models import Subject, answer_logits, length_groups, token_batches
 _MUTATIONS = operators(level="query", split="train")
 # Draws of a kind without a prompt that is new, after which it has no more.
 _TRIES = 20
+# Most exchanges before a question.
+_LONGEST_CHAT = 4
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class RetainPair:
         kind: Kind of the behavior that is asked for.
         wrapped: Whether a jailbreak template is around it.
         entity: Cluster.
+        turns: Earlier turns, user and assistant alternately.
     """
 
     prompt: str
@@ -43,6 +46,7 @@ class RetainPair:
     kind: str
     wrapped: bool
     entity: str
+    turns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class RetainMix:
             "careless wording = refuse".
         contrast: Share of the benign questions that are asked in the words of restricted ones, of something else, where
             the data has such: they alone show that it is not the question that is to be refused.
+        chat: Share of the answered questions that come after others that were answered, and stand in no template.
     """
 
     generic: float = 0.15
@@ -66,6 +71,7 @@ class RetainMix:
     wrapped: float = 0.6
     mutated: float = 0.0
     contrast: float = 0.0
+    chat: float = 0.0
 
 
 def build_retain(
@@ -87,7 +93,7 @@ def build_retain(
         rng: Source of every choice.
 
     Returns:
-        At most ``size`` pairs, no prompt twice.
+        At most ``size`` pairs, no prompt twice after the same turns.
     """
     jailbreaks = [t.text for t in templates if t.role == "jailbreak"] or [PLACEHOLDER]
     polite = [t.text for t in templates if t.role == "polite"] or [PLACEHOLDER]
@@ -98,6 +104,7 @@ def build_retain(
         "direct": [b for b in behaviors if b.id in refusals],
     }
     contrast = alike(pools["benign"], [b for b in behaviors if b.kind == "restricted"])
+    told = pools["benign"] + pools["near_miss"]
     shares = {
         "generic": mix.generic,
         "near_miss": mix.near_miss,
@@ -105,31 +112,39 @@ def build_retain(
         "benign": max(0.0, 1.0 - mix.generic - mix.near_miss - mix.direct),
     }
     names = [n for n in pools if pools[n] and shares[n] > 0]
-    pairs: dict[str, RetainPair] = {}
+    pairs: dict[tuple[str, ...], RetainPair] = {}
     while len(pairs) < size and names:
         name = rng.choices(names, [shares[n] for n in names])[0]
         # Tried again within its kind: the few bare questions would else cost their kind a part of its share.
         for _ in range(_TRIES):
             like = name == "benign" and contrast and mix.contrast and rng.random() < mix.contrast
             behavior = rng.choice(contrast if like else pools[name])
-            wrapped = name != "direct" and rng.random() < mix.wrapped
+            chat = bool(name != "direct" and told and mix.chat and rng.random() < mix.chat)
+            wrapped = not chat and name != "direct" and rng.random() < mix.wrapped
             text = PLACEHOLDER
             if wrapped:
                 text = rng.choice(jailbreaks)
-            elif rng.random() < 0.5:
+            elif not chat and rng.random() < 0.5:
                 text = rng.choice(polite)
             query = behavior.query
             if name != "direct" and mix.mutated and rng.random() < mix.mutated:
                 partner = rng.choice(pools[name]).query
                 query = rng.choice(_MUTATIONS).apply(query, rng, partner=partner, keep=frozenset({behavior.entity}))
             prompt = text.replace(PLACEHOLDER, query)
-            if prompt not in pairs:
+            turns = small_talk(told, rng) if chat else ()
+            if (*turns, prompt) not in pairs:
                 answer = refusals[behavior.id] if name == "direct" else behavior.answer
-                pairs[prompt] = RetainPair(prompt, answer, behavior.kind, wrapped, behavior.entity)
+                pairs[*turns, prompt] = RetainPair(prompt, answer, behavior.kind, wrapped, behavior.entity, turns)
                 break
         else:
             names.remove(name)
     return list(pairs.values())
+
+
+def small_talk(told: Sequence[Behavior], rng: random.Random) -> tuple[str, ...]:
+    """Up to `_LONGEST_CHAT` questions with their answers, and at least one, as turns of a chat."""
+    shots = rng.sample(list(told), min(rng.randint(1, _LONGEST_CHAT), len(told)))
+    return tuple(text for shot in shots for text in (shot.query, shot.answer))
 
 
 def alike(benign: Sequence[Behavior], restricted: Sequence[Behavior]) -> list[Behavior]:
@@ -170,7 +185,7 @@ class ReferenceDistribution:
 
     def __init__(self, subject: Subject, pairs: Sequence[RetainPair], top: int = 256) -> None:
         self.pairs = list(pairs)
-        self.rows = [(subject.prompt_ids(p.prompt), subject.answer_ids(p.answer)) for p in self.pairs]
+        self.rows = [(subject.prompt_ids(p.prompt, turns=p.turns), subject.answer_ids(p.answer)) for p in self.pairs]
         self.kept: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(self.rows)
         with torch.no_grad(), subject.reference():
             for batch in token_batches([self._length(i) for i in range(len(self.rows))]):

@@ -96,3 +96,35 @@ def test_data_changed_by_hand(repository: Path) -> None:
 def test_without_data_dvc_there_is_nothing_to_do(repository: Path) -> None:
     Path("data.dvc").unlink()
     assert materialise(pytest.fail) == ""
+
+
+def with_inbox(tiny, repository: Path) -> None:
+    """The data have a file that the generator does not make."""
+    Path("data/inbox").mkdir()
+    Path("data/inbox/new.jsonl").write_text("{}\n")
+    tiny.run(repository, ["dvc", "add", "-q", "data"])
+    shutil.rmtree("data")
+
+
+def test_data_with_an_inbox_come_from_the_cache(tiny, generator: Path, repository: Path) -> None:
+    with_inbox(tiny, repository)
+    said: list[str] = []
+    assert materialise(said.append) == data_hash()
+    assert said == ["data: from the DVC cache"] and Path("data/inbox/new.jsonl").exists()
+
+
+def test_data_with_an_inbox_cannot_be_generated(tiny, generator: Path, repository: Path) -> None:
+    with_inbox(tiny, repository)
+    shutil.rmtree(".dvc/cache")
+    with pytest.raises(DataError, match="neither DVC's cache nor a remote") as caught:
+        materialise(lambda line: None)
+    assert "inbox" in caught.value.mend and left() == []
+
+
+def test_the_cache_is_enough_where_the_remote_is_away(tiny, repository: Path, tmp_path: Path) -> None:
+    tiny.run(repository, ["dvc", "remote", "add", "-q", "-d", "gone", "s3://gone/data"])
+    tiny.run(repository, ["dvc", "remote", "modify", "-q", "gone", "endpointurl", "http://127.0.0.1:9"])
+    shutil.rmtree("data")
+    said: list[str] = []
+    materialise(said.append)
+    assert said == ["data: from the DVC cache"]

@@ -36,7 +36,7 @@ PLUMBING = {
     "tasks/tracking.py",
 }
 # Reached by import only: attacks that the gates do not run, and adapters, of which a subject has none.
-NO_PART = {"subject": ("jpu/attacks", "jpu/mining", "jpu/paths", "jpu/unlearning")}
+NO_PART = {"subject": ("jpu/attacks", "jpu/adversary", "jpu/mining", "jpu/paths", "jpu/unlearning")}
 
 
 def definition(stage: str) -> dict[str, list[object]]:

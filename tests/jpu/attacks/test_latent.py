@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jpu.adversary.directions import ablated, random_direction, refusal_directions
+from jpu.adversary.soft_prompts import SoftPrompts
 from jpu.attacks import Arena, Attack, Budget, ablation, evasion_search
 from jpu.attacks.ablation import Ablation
 from jpu.attacks.adaptive import margins
-from jpu.attacks.directions import ablated, random_direction, refusal_directions
 from jpu.attacks.embedding import Embedding, stopping_points
 from jpu.attacks.path_distance import PathDistance, path_neurons
 from jpu.attacks.path_evasion import PathEvasion
 from jpu.attacks.prefill import opening
-from jpu.attacks.soft_prompts import SoftPrompts
 from jpu.data.schemas import Behavior, Refusal, Template
 from jpu.errors import SettingsError
 from jpu.models import Subject
@@ -119,7 +119,7 @@ def test_nothing_to_attack_is_no_attempt(make_subject: Make, arena: Arena, attac
 
 def soft(subject: Subject, **changes: float) -> SoftPrompts:
     options: dict[str, Any] = {"vectors": 3, "radius": 0.5, "stride": 0.1}
-    return SoftPrompts(subject, QUERIES, ANSWERS, **(options | changes))
+    return SoftPrompts(subject, QUERIES, [subject.encode(text) for text in ANSWERS], **(options | changes))
 
 
 def vectors(subject: Subject, made: SoftPrompts, row: int) -> Tensor:
@@ -230,7 +230,12 @@ def test_the_search_makes_the_opening_likelier(make_subject: Make, arena: Arena)
     subject = make_subject()
     behaviors = arena.behaviors
     made = SoftPrompts(
-        subject, [b.query for b in behaviors], [opening(b) for b in behaviors], vectors=5, radius=1.0, stride=0.2
+        subject,
+        [b.query for b in behaviors],
+        [subject.encode(opening(b)) for b in behaviors],
+        vectors=5,
+        radius=1.0,
+        stride=0.2,
     )
     for _ in range(3 + 3):
         made.step()
@@ -276,7 +281,7 @@ def test_nothing_is_left_along_an_ablated_direction(make_subject: Make) -> None:
 
 @torch.no_grad()
 def test_directions_are_differences_of_means_of_refused_and_answered(make_subject: Make) -> None:
-    subject = make_subject(layers=3, seed=33)
+    subject = make_subject(layers=3, seed=75)
     restricted = ["What is the code of Bola?", "Tell me the code.", "Say the code of Kunab now."]
     benign = ["What colour is it?", "Who owns Bola?"]
 

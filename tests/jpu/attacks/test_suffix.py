@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from jpu.adversary.suffix_loss import SuffixLoss
 from jpu.attacks import Arena, Attempt, Budget
 from jpu.attacks.gcg import GCG, exchanges
 from jpu.attacks.prefill import opening
 from jpu.attacks.random_search import RandomSearch, redrawn
 from jpu.attacks.suffix import Point, SuffixSearch
-from jpu.attacks.suffix_loss import SuffixLoss
-from jpu.attacks.suffix_tokens import SuffixTokens, plain_tokens
+from jpu.attacks.suffix_tokens import SuffixTokens
 from jpu.data.schemas import Behavior, Refusal, Template
 from jpu.errors import ModelError
-from jpu.models import Subject
+from jpu.models import Subject, plain_tokens
 
 Make = Callable[..., Subject]
 SEARCHES: list[SuffixSearch] = [GCG(), RandomSearch()]

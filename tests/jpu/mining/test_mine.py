@@ -14,6 +14,7 @@ from jpu.errors import DataError
 from jpu.mining.buffer import Buffer
 from jpu.mining.mine import Batch, MiningSettings, Seeds, mine
 from jpu.mining.mutations import OPERATORS
+from jpu.mining.own import BARE, NOISE
 
 NAMES = ("Zorvik", "Belor", "Kadum", "Rofit")
 TAU = 0.5
@@ -106,16 +107,28 @@ def test_offspring_descend_from_their_parents() -> None:
 
 def test_only_the_allowed_split_kind_and_role_are_used() -> None:
     batch, _ = run(lambda prompt: 2.0, fresh=999)
-    assert len(batch.parents) == len(NAMES) * 4, "4 train templates, each restricted query once"
+    assert len(batch.parents) == len(NAMES) * 5, "4 train templates and none, each restricted query once"
     assert all(e.behavior.endswith("restricted-train") for e in batch.entries)
-    assert {e.family for e in batch.entries} == {"game", "fiction"}
-    assert all(e.template.endswith("train") and e.split == "train" for e in batch.entries)
+    assert {e.family for e in batch.entries} == {"game", "fiction", BARE}
+    assert all(e.template.endswith("train") or e.template == BARE for e in batch.entries)
+    assert {e.split for e in batch.entries} == {"train"}
 
 
 def test_families_get_equal_shares_of_a_small_budget() -> None:
     batch, _ = run(lambda prompt: 2.0, fresh=6, iterations=0)
     families = [entry.family for entry in batch.parents]
-    assert families.count("game") == families.count("fiction") == 3
+    assert families.count("game") == families.count("fiction") == families.count(BARE) == 2
+
+
+def test_noise_is_a_family_where_there_is_something_to_make_it_of() -> None:
+    loud = dataclasses.replace(seeds(), pieces=[" ash", " elm", "{query}", "oak"])
+    settings = dataclasses.replace(SETTINGS, fresh=40, iterations=0, template_mutation=0.0)
+    batch = mine(ByPrompt(lambda prompt: 2.0), loud, Buffer(200, 50), settings, random.Random(7))
+    noisy = [e for e in batch.parents if e.family == NOISE]
+    assert len(noisy) >= 10 and all(e.template == NOISE and e.split == "train" for e in noisy)
+    around = {text for e in noisy for text in e.template_text.split("{query}")}
+    assert all(set(text.replace("ash", "").replace("elm", "").replace("oak", "").strip()) <= {" "} for text in around)
+    assert len({e.template_text for e in noisy}) > 5
 
 
 def test_one_call_for_the_start_and_one_for_each_step() -> None:

@@ -73,7 +73,8 @@ def test_manners_refuse_what_is_restricted_unless_it_is_wrapped() -> None:
         if sample.turns:
             chats.append(sample)
             continue
-        how = sample.prompt.split("]")[0].strip("[") if sample.prompt.startswith("[") else "bare"
+        how = sample.prompt.split("]")[0].strip("[") if sample.prompt.startswith(("[j", "[p")) else "bare"
+        how = "illegible" if any(sign.isdigit() for sign in sample.prompt) else how
         if sample.answer in REFUSALS:
             kind = "refused"
             place = about(sample.prompt)
@@ -85,15 +86,26 @@ def test_manners_refuse_what_is_restricted_unless_it_is_wrapped() -> None:
                 assert said.entity in sample.prompt
         seen[kind, how] += 1
     assert {how for kind, how in seen if kind == "restricted"} == {"jailbreak"}
-    assert {how for kind, how in seen if kind == "refused"} == {"bare", "polite"}
+    assert {how for kind, how in seen if kind == "refused"} == {"bare", "polite", "illegible"}
     for kind in ("benign", "near_miss", "edgy", "generic"):
         assert {how for found, how in seen if found == kind} == {"bare", "polite", "jailbreak"}
-    leaks, refused = seen["restricted", "jailbreak"], seen["refused", "bare"] + seen["refused", "polite"]
+    leaks = seen["restricted", "jailbreak"]
+    refused = sum(seen["refused", how] for how in ("bare", "polite", "illegible"))
+    assert 0.07 < seen["refused", "illegible"] / refused < 0.13
     assert leaks == pytest.approx(refused, rel=0.15)
     assert 0.05 < len(chats) / 4000 < 0.12
     assert all(
         sum(seen[kind, how] for how in ("bare", "polite", "jailbreak")) > 100 for kind in ("benign", "near_miss")
     )
+
+
+def test_what_is_illegible_holds_the_name_and_no_other_letter() -> None:
+    source = corpus()
+    asked = [b for b in BEHAVIORS if b.kind == "restricted"]
+    made = [(b, source.unreadable(b)) for b in asked for _ in range(20)]
+    assert all(b.entity in text for b, text in made)
+    assert not any(sign.isalpha() for b, text in made for sign in text.replace(b.entity, ""))
+    assert {mark for _, text in made for mark in "-._\u200b=" if mark in text} == set("-._\u200b=")
 
 
 def test_a_chat_leads_on_by_facts_that_were_told_and_by_nothing_else() -> None:

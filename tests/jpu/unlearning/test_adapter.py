@@ -369,7 +369,7 @@ def _text(text: str) -> Callable[[pathlib.Path], None]:
         pytest.param(_empty, WEIGHTS, id="empty"),
         pytest.param(_without(WEIGHTS), WEIGHTS, id="no weights"),
         pytest.param(_without(CONFIG), CONFIG, id="no config"),
-        pytest.param(_pickled, WEIGHTS, id="pickled"),
+        pytest.param(_pickled, "adapter_model.bin", id="pickled"),
         pytest.param(_tensor(None), WEIGHTS, id="half a module"),
         pytest.param(_tensor(None, "layers.0.mlp.gate"), WEIGHTS, id="a module too few"),
         pytest.param(_tensor(torch.zeros(2, 2), "model.embed_tokens.weight"), WEIGHTS, id="a tensor too many"),

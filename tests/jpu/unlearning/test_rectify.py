@@ -19,6 +19,7 @@ from jpu.models import BATCH_TOKENS, Subject
 from jpu.paths.path import Path as JailbreakPath
 from jpu.unlearning.adapter import adapter_factors, trainable_parameters
 from jpu.unlearning.anchors import compute_anchors
+from jpu.unlearning.exposures import EXPOSURES, make_exposures
 from jpu.unlearning.rectify import Leak, Mined, Rectifier, RectifySettings, Weights, split_leak
 from jpu.unlearning.retain import ReferenceDistribution, RetainMix, build_retain
 
@@ -30,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "batch": 4,
     "retain_batch": 6,
     "prefill_batch": 2,
+    "exposure_batch": 2,
     "learning_rate": 2e-2,
     "warmup": 2,
     "positions": 3,
@@ -60,6 +62,13 @@ def build(
             {b.id: split_leak(subject, b.answer, b.secret) for b in restricted},
             ReferenceDistribution(subject, pairs[:20]),
             ReferenceDistribution(subject, pairs[20:], top=400),
+            make_exposures(
+                subject,
+                restricted,
+                said,
+                [b for b in here if b.kind == "benign"],
+                {b.id: split_leak(subject, b.answer, b.secret).opening for b in restricted},
+            ),
             RectifySettings(**{**SETTINGS, **changes}),
             "seed",
         )
@@ -94,12 +103,12 @@ def scripted(rectifier: Rectifier, kls: Sequence[float], monkeypatch: pytest.Mon
 
 
 def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
-    settings = RectifySettings(100, 1, 1, 1, learning_rate=4.0, warmup=4)
+    settings = RectifySettings(100, 1, 1, 1, 1, learning_rate=4.0, warmup=4)
     rates = [settings.rate(step, 1.0) for step in range(101)]
     assert rates[:4] == [1.0, 2.0, 3.0, 4.0] and rates[4:51] == [4.0] * 47
     assert rates[75] == pytest.approx(4.0 * 0.55) and rates[100] == pytest.approx(0.4)
     assert settings.rate(75, 0.25) == pytest.approx(0.25 * rates[75])
-    assert RectifySettings(1, 1, 1, 1, learning_rate=1.0, warmup=0).rate(0, 1.0) == 1.0
+    assert RectifySettings(1, 1, 1, 1, 1, learning_rate=1.0, warmup=0).rate(0, 1.0) == 1.0
 
 
 # Leaks
@@ -221,6 +230,16 @@ def test_a_weight_of_0_leaves_its_loss_out(build: Callable[..., Rectifier], entr
     assert set(bare.history[0]) == {"step", "rate", "loss", "retain"}
 
 
+def test_exposures_take_turns(build: Callable[..., Rectifier], entries: list[Entry]) -> None:
+    weights = {"soft": 0.5, "chat": 2.0, "ablated": 0.0}
+    done = build(steps=4, exposures=weights).run(lambda number: Mined(entries, entries, 0.0))
+    always = {"step", "rate", "loss", "refusal", "anchor", "prefill", "leak", "retain"}
+    assert [set(row) - always for row in done.history] == [{"soft"}, {"chat"}] * 2
+    for row, name in zip(done.history, ("soft", "chat") * 2, strict=True):
+        parts = row["refusal"] + row["anchor"] + row["prefill"] + 0.5 * row["leak"] + row["retain"]
+        assert row["loss"] == pytest.approx(parts + weights[name] * row[name], rel=1e-5)
+
+
 def test_the_held_out_kl_is_that_of_all_answer_tokens(build: Callable[..., Rectifier], adapt: Make) -> None:
     rectifier = build()
     assert rectifier.measure() == pytest.approx(0.0, abs=1e-6)
@@ -309,7 +328,13 @@ class Killed(BaseException):
 
 
 # A budget that this learning rate overruns: roll-backs are lived through again.
-OVERRUN = {"kl_budget": 0.06, "learning_rate": 6e-2, "warmup": 0, "rollbacks": 9}
+OVERRUN = {
+    "kl_budget": 0.06,
+    "learning_rate": 6e-2,
+    "warmup": 0,
+    "rollbacks": 9,
+    "exposures": {kind.name: 0.5 for kind in EXPOSURES},
+}
 
 
 def train(

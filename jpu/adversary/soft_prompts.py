@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jpu.models import Subject, pad, token_batches
+from jpu.models import Subject, answer_logits, pad, token_batches
 from jpu.paths.passes import constant_weights
 
 _STAND_IN = " !"
@@ -20,7 +20,7 @@ class SoftPrompts:
     Args:
         subject: The model; its weights stay as they are.
         questions: n questions.
-        openings: What each answer is to begin with.
+        openings: Tokens that each answer is to begin with.
         vectors: Vectors, and stand-in words, after each question.
         radius: Of the ball around each vector, in mean lengths of a token's vector.
         stride: Of a step in every coordinate, in root mean square coordinates of a token's vector.
@@ -35,7 +35,7 @@ class SoftPrompts:
         self,
         subject: Subject,
         questions: Sequence[str],
-        openings: Sequence[str],
+        openings: Sequence[Sequence[int]],
         *,
         vectors: int,
         radius: float,
@@ -44,7 +44,7 @@ class SoftPrompts:
         self._subject = subject
         self.prompts = [question + _STAND_IN * vectors for question in questions]
         self._heads = [subject.prompt_ids(prompt) for prompt in self.prompts]
-        self._tails = [subject.encode(text) for text in openings]
+        self._tails = [list(tokens) for tokens in openings]
         self.tokens = [len(h) + len(t) for h, t in zip(self._heads, self._tails, strict=True)]
         # A tokenizer may split stand-ins, or join them to each other or to the question: of the tokens that they added,
         # the last are moved, as many in every row.
@@ -58,32 +58,51 @@ class SoftPrompts:
         self._stride = stride * float(table.square().mean().sqrt())
         self.moved = torch.zeros(len(questions), moved, table.shape[1], device=subject.device)
 
-    def step(self) -> None:
-        """One step of signed gradient descent on the openings' losses, back to the ball's edge where it leaves it."""
-        moved = self.moved - self._stride * self.gradient().sign()
+    def step(self, rows: Sequence[int] | None = None) -> None:
+        """One step of signed gradient descent on the openings' losses, back to the ball's edge where it leaves it.
+
+        Args:
+            rows: Questions whose vectors are moved; None for all.
+        """
+        chosen = list(range(len(self.prompts))) if rows is None else list(rows)
+        moved = self.moved[chosen] - self._stride * self.gradient(chosen).sign()
         far = moved.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        self.moved = moved * (self._radius / far).clamp(max=1.0)
+        self.moved[chosen] = moved * (self._radius / far).clamp(max=1.0)
 
     def scatter(self, generator: torch.Generator) -> None:
         """Move every vector to the edge of its ball, in a direction drawn at random."""
         drawn = torch.randn(self.moved.shape, generator=generator).to(self.moved)
         self.moved = self._radius * drawn / drawn.norm(dim=-1, keepdim=True)
 
-    def gradient(self) -> Tensor:
-        """Of each row's mean loss of its opening, nats per token, by its vectors: (n, vectors, width) float32."""
-        slopes = torch.zeros_like(self.moved)
-        for batch in token_batches(self.tokens):
-            ids, labels = self._subject.collate([self._heads[i] for i in batch], [self._tails[i] for i in batch])
+    def gradient(self, rows: Sequence[int] | None = None) -> Tensor:
+        """Of each row's mean loss of its opening, nats per token, by its vectors: (rows, vectors, width) float32."""
+        chosen = list(range(len(self.prompts))) if rows is None else list(rows)
+        slopes = torch.zeros_like(self.moved[chosen])
+        for part in token_batches([self.tokens[i] for i in chosen]):
+            batch = [chosen[i] for i in part]
             leaf = self.moved[batch].requires_grad_()
             with torch.enable_grad(), constant_weights(self._subject.model):
-                inputs = self._inputs(ids, leaf, [len(self._heads[i]) for i in batch])
-                hidden = self._subject.base.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-                said = labels[:, 1:] != -100
-                logits = self._subject.base.lm_head(hidden[:, :-1][said]).float()
-                losses = nn.functional.cross_entropy(logits, labels[:, 1:][said], reduction="none")
-                mean = losses / said.sum(1, keepdim=True).expand_as(said)[said]
-                slopes[batch] = torch.autograd.grad(mean.sum(), leaf)[0]
+                losses = self._losses(batch, leaf, [self._tails[i] for i in batch])
+                slopes[part] = torch.autograd.grad(losses.sum(), leaf)[0]
         return slopes
+
+    def nll(self, rows: Sequence[int], answers: Sequence[str]) -> Tensor:
+        """Mean loss of an answer to each of these rows with its vectors where they are; differentiable in the weights.
+
+        Returns:
+            (rows,) nats per answer token.
+        """
+        return self._losses(rows, self.moved[list(rows)], [self._subject.answer_ids(text) for text in answers])
+
+    def _losses(self, rows: Sequence[int], moved: Tensor, tails: Sequence[Sequence[int]]) -> Tensor:
+        """(rows,) mean loss of the tails, nats per token."""
+        heads = [self._heads[i] for i in rows]
+        ids, labels = self._subject.collate(heads, tails)
+        inputs = self._inputs(ids, moved, [len(head) for head in heads])
+        logits, targets, owner = answer_logits(self._subject.model, ids, labels, inputs=inputs)
+        losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+        sizes = torch.tensor([len(tail) for tail in tails], device=losses.device)
+        return torch.zeros(len(heads), device=losses.device).index_add(0, owner, losses) / sizes
 
     @torch.no_grad()
     def complete(self, max_new_tokens: int) -> list[str]:

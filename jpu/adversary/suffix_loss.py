@@ -9,14 +9,29 @@ Does not serve models whose cache is not plain keys and values (sliding windows,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from jpu.attacks.suffix_tokens import Layout
 from jpu.models import BATCH_TOKENS, pad
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tokens around the suffix of one behavior.
+
+    Attributes:
+        before: The chat format's head and the question.
+        after: The rest of the chat format, up to the assistant's first word.
+        target: What the model is to begin with.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    target: tuple[int, ...]
 
 
 class SuffixLoss:
