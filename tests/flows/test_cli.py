@@ -43,7 +43,12 @@ def jpu(*arguments: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "harden", "stages", "data", "ui", "doctor", "attack", "judge", "utility", "report"]
+    "command",
+    [
+        *("", "harden", "stages", "data", "ui", "doctor", "attack", "judge", "utility", "report", "inbox"),
+        *("services", "services status", "services env", "services stop"),
+        *("lineage", "verify", "diff", "promote", "rollback"),
+    ],
 )
 def test_help_reads_well(command: str) -> None:
     shown = jpu(*command.split(), "--help")
