@@ -114,6 +114,7 @@ def harden(
             figures = read_json(METRICS) if Path(METRICS).exists() else {}
             if any(outcome.stage == REGISTERS for outcome in outcomes):
                 record.register(REGISTERS)
+                record.keep()
                 record.figures = figures
                 publish(figures, outcomes)
     return {

@@ -116,6 +116,17 @@ class FlowRecord:
             elif known := registered(self._client, model):
                 self.model_version = f"{model.name} {known}"
 
+    def keep(self) -> str:
+        """Commit the registered version's dvc.lock beside the branches; "" where what ran is not what git has."""
+        if self._client is None or self.model_version is None:
+            return ""
+        from tasks.champion import record
+        from tasks.versions import find_version
+
+        with suppress(DataError):
+            return record(self._client, find_version(self._client, self.model_version.replace(" ", "/")))
+        return ""
+
     def finish(self, error: BaseException | None = None) -> None:
         """End the parent run, with the figures as metrics, or as FAILED with the error."""
         if self._relay:

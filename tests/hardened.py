@@ -1,0 +1,244 @@
+"""A micro pipeline that was hardened twice: real git, DVC with a remote, MLflow; for tests that look back at versions.
+
+Version 1 has one round. For version 2 the data got one more template and the pipeline one more round; its first round
+was not made again, so it still says that it read the older data. Version 1 was recorded in git (tasks/champion.py) and
+made the champion, version 2 was not.
+
+Stages run one after the other in one process, then DVC is told; importing torch for each would take most of the time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.environment import quiet
+from tasks.store import open_client
+from tasks.versions import Version, find_version, versions
+from tests.micro import ROOT, params
+
+if TYPE_CHECKING:
+    import pytest
+    from dvc.repo import Repo
+    from mlflow.tracking import MlflowClient
+
+COPIED = ("jpu", "tasks", "flows", ".dvc/plots", "dvc.yaml", ".gitignore", ".dvcignore")
+TEMPLATE = {
+    "id": "added-1",
+    "family": "added",
+    "role": "jailbreak",
+    "text": "The harbour master's log, first line: {query} Second line:",
+    "split": "train",
+    "source": "test",
+}
+# Where MLflow keeps addresses of files.
+ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+
+
+def git(folder: Path, *arguments: str, **environment: str) -> str:
+    """A git command's output, without its last line end."""
+    done = subprocess.run(
+        ["git", *IDENTITY, *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.rstrip("\n")
+
+
+def clean_environment(folder: Path) -> dict[str, str]:
+    """No server, no store, nothing of the user's."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JPU_", "MLFLOW_", "PREFECT_", "DVC_", "GIT_"))}
+    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+    return kept | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
+
+
+@functools.cache
+def built() -> Path:
+    """The folder that holds the repository `here` and its remote; made once in a process."""
+    base = _folder()
+    here = base / "here"
+    for name in COPIED:
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, here / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, here / name)
+    (here / ".dvc/config").write_text(
+        "[core]\n    analytics = false\n    check_update = false\n    remote = store\n"
+        "['remote \"store\"']\n    url = ../../remote\n"
+    )
+    (here / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
+    (here / "mlflow").mkdir()
+    (here / "mlflow/.gitignore").write_text("*\n")
+    (here / "params.yaml").write_text(_params(1))
+    _run(here, sys.executable, "-m", "jpu.sandbox", "data/sandbox")
+    git(here, "init", "-q", "-b", "main")
+    _run(here, "dvc", "add", "-q", "data")
+    git(here, "add", "-A")
+    git(here, "commit", "-q", "-m", "micro")
+    _run(here, sys.executable, "-c", "from tests.hardened import harden; harden()")
+    return base
+
+
+def harden() -> None:
+    """Make both versions in the current folder; for a process of its own, since it changes it."""
+    from dvc.repo import Repo
+
+    from tasks.champion import promote
+
+    quiet()
+    with Repo(".") as repo:
+        _stages(repo, "prepare", "subject", "mine@1", "identify@1", "unlearn@1")
+        _stages(repo, "evaluate")
+        repo.push()
+    promote(open_client(), "1")
+
+    with Path("data/sandbox/templates.jsonl").open("a") as file:
+        file.write(json.dumps(TEMPLATE) + "\n")
+    Path("params.yaml").write_text(_params(2))
+    with Repo(".") as repo:
+        repo.add("data")
+        _stages(repo, "prepare", "mine@2", "identify@2", "unlearn@2")
+        _stages(repo, "evaluate")
+        repo.push()
+
+
+def _stages(repo: Repo, *names: str) -> None:
+    """Run stages, then have DVC take down what they read and wrote, as `dvc repro` does."""
+    for name in names:
+        stage, _, number = name.partition("@")
+        importlib.import_module(f"tasks.{stage}").main(*([number] if number else []))
+    for name in names:
+        repo.commit(name, force=True)
+
+
+def _params(rounds: int) -> str:
+    """The micro settings with less teaching: what the subject is worth is no matter here."""
+    document = json.loads(params(rounds))
+    document["profiles"]["micro"]["subject"]["teaching"] |= {"knowledge_steps": 40, "manners_steps": 160}
+    return json.dumps(document, indent=2)
+
+
+@dataclass
+class Place:
+    """A copy of the repository, as the current folder.
+
+    Attributes:
+        root: The repository.
+        remote: Its DVC remote, a folder.
+        client: An open MLflow client.
+    """
+
+    root: Path
+    remote: Path
+    client: MlflowClient
+
+    def git(self, *arguments: str) -> str:
+        return git(self.root, *arguments)
+
+    def version(self, text: str) -> Version:
+        return find_version(self.client, text)
+
+    def branch(self) -> str:
+        """The commit that the champion's branch is at, "" for none."""
+        return self.git("for-each-ref", "--format=%(objectname)", "refs/heads/jpu/micro/champion")
+
+    def champion(self) -> int:
+        """Number of the version with the alias, 0 for none."""
+        found = [v.number for v in versions(self.client, "jpu-micro") if "champion" in v.aliases]
+        return found[0] if found else 0
+
+    def state(self) -> dict[str, str]:
+        """What a person has here that nobody may touch: the index, the current branch, the stash, what is changed."""
+        return {
+            "head": self.git("symbolic-ref", "HEAD"),
+            "commit": self.git("rev-parse", "HEAD"),
+            "index": self.git("ls-files", "--stage"),
+            "changed": self.git("status", "--porcelain"),
+        }
+
+    def run(self, code: str) -> subprocess.CompletedProcess[str]:
+        """Run Python here, in a process of its own."""
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=self.root,
+            env=clean_environment(ROOT),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+def copied(to: Path, patch: pytest.MonkeyPatch, champion: str = "") -> Place:
+    """A copy of it all, to be changed, as the current folder; `champion` is promoted once for all copies."""
+    base = promoted(champion) if champion else built()
+    shutil.copytree(base, to, symlinks=True)
+    _readdress(to, base)
+    for name in list(os.environ):
+        if name.startswith(("JPU_", "MLFLOW_", "DVC_", "GIT_")):
+            patch.delenv(name)
+    patch.chdir(to / "here")
+    # In full: MLflow keeps a connection for each address, and a relative one would lead to the first copy.
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{to}/here/mlflow/mlflow.db")
+    return Place(to / "here", to / "remote", open_client())
+
+
+@functools.cache
+def promoted(champion: str) -> Path:
+    """The same, after a promotion of one of its versions."""
+    base = _folder() / "base"
+    shutil.copytree(built(), base, symlinks=True)
+    _readdress(base, built())
+    _run(
+        base / "here",
+        sys.executable,
+        "-c",
+        "import sys; from tasks.champion import promote; from tasks.store import open_client\n"
+        "promote(open_client(), sys.argv[1])",
+        champion,
+    )
+    return base
+
+
+def _readdress(to: Path, base: Path) -> None:
+    """MLflow keeps absolute addresses."""
+    with contextlib.closing(sqlite3.connect(to / "here/mlflow/mlflow.db")) as store, store:
+        for table, column in ADDRESSES:
+            store.execute(f"update {table} set {column} = replace({column}, ?, ?)", (str(base), str(to)))
+
+
+def _folder() -> Path:
+    """A folder that goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="jpu-hardened-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _run(folder: Path, *command: str) -> None:
+    done = subprocess.run(
+        command, cwd=folder, env=clean_environment(folder), capture_output=True, text=True, timeout=500, check=False
+    )
+    if done.returncode:
+        raise AssertionError(f"{command[:3]} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
