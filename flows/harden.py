@@ -9,10 +9,8 @@ Does not start a Prefect server (flows/session.py does) and does not know what a
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +20,11 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from flows.alone import alone
 from flows.data import materialise
 from flows.report import publish
 from flows.runner import Outcome, repro
-from jpu.errors import InfrastructureError, JpuError, SettingsError
+from jpu.errors import JpuError, SettingsError
 from jpu.files import read_json
 from tasks.environment import quiet
 from tasks.flow_record import FlowRecord, flow_record
@@ -37,10 +36,10 @@ from tasks.repository import read_lock
 from tasks.settings import set_profile
 
 REGISTERS = "evaluate"
-LOCK = Path(".jpu/harden.lock")
 
 
-def _worth_another_try(task: Any, run: Any, state: State[Any]) -> bool:
+def worth_another_try(task: Any, run: Any, state: State[Any]) -> bool:
+    """Whether a task failed in a way that may pass by itself."""
     try:
         state.result()
     except JpuError as error:
@@ -57,7 +56,7 @@ def _worth_another_try(task: Any, run: Any, state: State[Any]) -> bool:
     persist_result=False,
     retries=2,
     retry_delay_seconds=[2, 15],
-    retry_condition_fn=_worth_another_try,
+    retry_condition_fn=worth_another_try,
 )
 def bring_up_to_date(stage: str, skip: str, force: bool, environment: dict[str, str]) -> State[Outcome]:
     """One stage. `skip` says why there is nothing to do, and is empty where there may be."""
@@ -101,7 +100,7 @@ def harden(
         InfrastructureError: Another run is under way, or MLflow or DVC's lock stayed out of reach.
     """
     quiet()
-    os.chdir(_repository())
+    os.chdir(repository())
     with alone():
         choose(profile, seed)
         clear_stale_locks()
@@ -165,31 +164,7 @@ def choose(profile: str | None, seed: int | None) -> None:
         files.write_text(PARAMS, document.replaced(["seed"], str(seed)))
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """One run a working tree at a time; the kernel frees the lock with the process.
-
-    Raises:
-        InfrastructureError: Another run holds it.
-    """
-    LOCK.parent.mkdir(exist_ok=True)
-    with LOCK.open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise InfrastructureError(
-                f"another run is under way here (process {handle.read().strip() or 'unknown'})",
-                where=str(LOCK),
-                mend="Wait for it to end, or end it.",
-            ) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
-
-
-def _repository() -> Path:
+def repository() -> Path:
     """The folder with dvc.yaml: here, above, or, for a worker that runs elsewhere, this file's."""
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):

@@ -27,6 +27,7 @@ class Guarded:
         env: The whole environment.
         grace: Seconds between SIGINT and SIGTERM when it is stopped.
         log: Where its output goes; None keeps it for `lines`.
+        folder: Where it runs; None for here.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Guarded:
         env: Mapping[str, str] | None = None,
         grace: float = 10.0,
         log: Path | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.grace = grace
         # -I and -S: the guard needs no installed package, and starts in 20 ms.
@@ -48,6 +50,7 @@ class Guarded:
                 stdout=output or subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=None if env is None else dict(env),
+                cwd=folder,
                 start_new_session=True,
             )
         finally:

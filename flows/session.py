@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from flows.alone import alone
 from flows.services import prefect_server
 from jpu.errors import JpuError
 from tasks.locks import clear_stale_locks
@@ -30,7 +31,7 @@ def run(
     with _terminable(), prefect_server() as ready:
         # All this takes seconds, in which the server starts.
         from flows.broken import mark_broken
-        from flows.harden import alone, harden
+        from flows.harden import harden
 
         _warm_up()
         ready()
@@ -53,7 +54,6 @@ def _warm_up() -> None:
     import dvc.repo  # noqa: F401
 
     from flows.data import FOLDER, materialise
-    from flows.harden import alone
 
     if not switched_off():
         open_client()

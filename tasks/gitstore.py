@@ -52,6 +52,10 @@ class GitStore:
         done = self._run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", check=False)
         return done.stdout.decode().strip() or None if done.returncode == 0 else None
 
+    def descends(self, commit: str, ancestor: str) -> bool:
+        """Whether a commit is an ancestor, or has it among its parents' parents."""
+        return self._run("merge-base", "--is-ancestor", ancestor, commit, check=False).returncode == 0
+
     def parent(self, commit: str) -> str | None:
         """The first parent of a commit."""
         return self.commit(f"{commit}^")

@@ -155,6 +155,7 @@ def build(subject: Subject, prepared: Prepared, miner: Miner, section: Unlearnin
             rollbacks=section.rollbacks,
             weights=Weights(**section.weights.model_dump()),
             exposures=section.exposures.model_dump(),
+            exposures_a_step=section.exposures_a_step,
         ),
         seed,
     )

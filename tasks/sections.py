@@ -288,6 +288,7 @@ class UnlearningSettings(Section):
     retain_batch: Count
     prefill_batch: Whole
     exposure_batch: Whole
+    exposures_a_step: Count
     learning_rate: Positive
     warmup: Whole
     clip: Positive

@@ -79,13 +79,21 @@ class Settings(Section):
         for name, entry in self.rounds.items():
             if not re.fullmatch(r"[1-9][0-9]*", name):
                 raise wrong(f"{name!r} is not a round: rounds are numbered '1', '2', …", "rounds", name)
-            if entry.prev != "0" and entry.prev not in self.rounds:
-                raise wrong(f"{entry.prev!r} is no round, and not '0'", "rounds", name, "prev")
+        if not self.rounds:
+            raise wrong("at least one round is needed", "rounds")
+        if self.last_round not in self.rounds:
+            raise wrong(f"{self.last_round!r} is no round", "last_round")
+        # What the first round goes on from: the subject ('0'), or a champion's last round (tasks/start.py).
+        first = min(self.rounds, key=int)
+        start = self.rounds[first].prev
+        if start != "0" and not (start.isdecimal() and int(start) < int(first)):
+            raise wrong(f"{start!r} is no earlier round, and not '0'", "rounds", first, "prev")
+        for name, entry in self.rounds.items():
+            if entry.prev != start and entry.prev not in self.rounds:
+                raise wrong(f"{entry.prev!r} is no round, and not {start!r}", "rounds", name, "prev")
         on_the_way: list[str] = []
         at = self.last_round
-        while at != "0":
-            if at not in self.rounds:
-                raise wrong(f"{at!r} is no round", "last_round")
+        while at != start:
             if at in on_the_way:
                 raise wrong(f"round {at} goes on from itself", "rounds", at, "prev")
             on_the_way.append(at)
@@ -93,15 +101,13 @@ class Settings(Section):
         for name in self.rounds:
             if name not in on_the_way:
                 raise wrong(f"round {name} is not on the way to last_round {self.last_round!r}", "rounds", name)
-        if not on_the_way:
-            raise wrong("at least one round is needed", "rounds")
         return self
 
     @property
     def on_the_way(self) -> list[str]:
         """The rounds that lead to the last one, in their order."""
         names = [self.last_round]
-        while self.rounds[names[0]].prev != "0":
+        while self.rounds[names[0]].prev in self.rounds:
             names.insert(0, self.rounds[names[0]].prev)
         return names
 

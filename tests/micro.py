@@ -27,6 +27,7 @@ MICRO: dict[str, dict[str, Any]] = {
         "batch": 3,
         "retain_batch": 4,
         "prefill_batch": 2,
+        "exposure_batch": 2,
         "learning_rate": 5e-3,
         "warmup": 1,
         "refresh_every": 2,

@@ -34,8 +34,8 @@ def inbox(
 
     What is good is written into data/inbox/ and pinned by data.dvc; the files move to taken/ or quarantine/.
     """
+    from flows.alone import alone
     from flows.data import FOLDER, materialise
-    from flows.harden import alone
     from tasks.environment import quiet
     from tasks.inbox import open_inbox, put_away, take_in
     from tasks.settings import load_settings

@@ -50,7 +50,8 @@ class RectifySettings:
         batch: Jailbreak entries a step.
         retain_batch: Retain pairs a step.
         prefill_batch: Entries a step with the leak's first words given.
-        exposure_batch: Questions a step under an exposure; the exposures take turns.
+        exposure_batch: Questions a step under an exposure.
+        exposures_a_step: Exposures in a step; they take turns.
         learning_rate: Peak AdamW rate; no weight decay.
         warmup: Steps of linear warm-up.
         clip: Gradient norm bound.
@@ -76,6 +77,7 @@ class RectifySettings:
     rollbacks: int = 4
     weights: Weights = field(default_factory=Weights)
     exposures: Mapping[str, float] = field(default_factory=dict)
+    exposures_a_step: int = 1
 
     def rate(self, step: int, scale: float) -> float:
         """Learning rate at a step: warm-up, then linear decay to a tenth over the second half."""
@@ -306,8 +308,10 @@ class Rectifier:
                 openings, secrets = [leak.opening for leak in leaks], [leak.secret for leak in leaks]
                 yield {"leak": (weights.leak, leak_loss(self.subject, prompts, openings, secrets))}
         if self.exposures and settings.exposure_batch:
-            exposure = self.exposures[step % len(self.exposures)]
-            yield {exposure.name: (settings.exposures[exposure.name], exposure.loss(settings.exposure_batch, rng))}
+            turns = min(settings.exposures_a_step, len(self.exposures))
+            for turn in range(step * turns, (step + 1) * turns):
+                exposure = self.exposures[turn % len(self.exposures)]
+                yield {exposure.name: (settings.exposures[exposure.name], exposure.loss(settings.exposure_batch, rng))}
         if weights.retain and self.retain.rows:
             size = len(self.retain.rows)
             chosen = rng.sample(range(size), min(settings.retain_batch, size))

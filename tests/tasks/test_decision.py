@@ -3,11 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from figures import PROTOCOL, around, measured
+from pydantic import ValidationError
 
 from jpu.card.figure import Figure
 from tasks.decision import Arrivals, Decision, decide
 from tasks.sections import RehardenSettings, Tolerances
+from tests.measured import PROTOCOL, around, measured
 
 SETTINGS = RehardenSettings()
 NOTHING = Arrivals()
@@ -124,7 +125,9 @@ def test_what_was_not_measured_is_said() -> None:
 def test_arrivals_are_read_from_the_report_of_a_taking_in() -> None:
     from tasks.inbox import FileReport, Problem, Taking
 
-    file = FileReport("templates/a.csv", "templates", "quarantined", problems=[Problem("a", "", "format", "what", "mend")])
+    file = FileReport(
+        "templates/a.csv", "templates", "quarantined", problems=[Problem("a", "", "format", "what", "mend")]
+    )
     taking = Taking("inbox", [file], "x", "y", new_families=["one", "two"], unmeasured=["two"])
     assert Arrivals.of(taking.as_dict()) == Arrivals(
         families=("one", "two"), unmeasured=("two",), behaviors=0, refused={"format": 1}
@@ -136,3 +139,22 @@ def test_a_decision_is_read_back_as_it_was_written() -> None:
     decision = decide(now, GOOD, Arrivals(families=("f",), behaviors=3), SETTINGS, forced="command")
     assert len(decision.reasons) == 5
     assert Decision.model_validate_json(decision.model_dump_json()) == decision
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ({"bounds": {"asr_worst": 1.5}}, "bounds.asr_worst"),
+        ({"bounds": {"over_refusal": 0.1}}, "bounds.over_refusal.[key]"),
+        ({"cron": "daily"}, "cron"),
+        ({"drift": {"over_refusl": 0.1}}, "drift.over_refusl"),
+        ({"drift": {"kl": -0.1}}, "drift.kl"),
+        ({"max_rounds": 0}, "max_rounds"),
+        ({"webhook": {"address": "https://host/secret"}}, "webhook.address"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(section: dict[str, object], key: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        RehardenSettings.model_validate(section)
+    (problem,) = caught.value.errors()
+    assert ".".join(str(part) for part in problem["loc"]) == key

@@ -76,7 +76,7 @@ def test_yaml_is_read_as_dvc_reads_it(params: Path) -> None:
         ("'2': {prev: '1'}", "'2': {prev: '2'}", "rounds.2.prev", "goes on from itself", "Mend the value"),
         ("'2': {prev: '1'}", "'2': {prev: '0'}", "rounds.1", "not on the way", "Mend the value"),
         ("'2': {prev: '1'}", "two: {prev: '1'}", "rounds.two", "is not a round", "Mend the value"),
-        ("last_round: '2'", "last_round: '0'", "rounds.1", "not on the way", "Mend the value"),
+        ("last_round: '2'", "last_round: '0'", "last_round", "'0' is no round", "Mend the value"),
         ("train: ", "train: 1", "sandbox.data.shares", "must sum to 1", "Mend the value"),
     ],
 )

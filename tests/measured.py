@@ -35,7 +35,7 @@ def around(value: float, half: float = 0.01, n: int = 100) -> Figure:
 
 def figure_of(hits: Sequence[bool]) -> Figure:
     """The rate of outcomes, each on a behavior of its own."""
-    return Figure(**rate(hits, [str(number) for number in range(len(hits))], resamples=500).as_dict())
+    return Figure(**rate(hits, [str(number) for number in range(len(hits))], resamples=200).as_dict())
 
 
 def measured(

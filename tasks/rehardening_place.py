@@ -1,0 +1,278 @@
+"""The steps of a re-hardening, in its own checkout: what flows/reharden.py does one after the other.
+
+The commands of `jpu` that a step needs are given to it as a function, since they run with the checkout's code. Nothing
+here moves the champion but `Place.promote`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jpu.errors import DataError, JpuError
+from tasks import champion
+from tasks.attack import RESULTS, SIDE
+from tasks.checkout import Checkout, finished_checkouts, open_checkout
+from tasks.decision import Arrivals, Reason
+from tasks.gates import Evidence
+from tasks.gitstore import GitStore
+from tasks.inbox import open_inbox, put_away, take_in
+from tasks.layout import PREPARED, SUBJECT, RoundFolder
+from tasks.lineage import METRICS, experiment_name, hardened_model, registered
+from tasks.measurement import Measurement, read_measurement
+from tasks.pipeline import read_plan
+from tasks.rehardening import Rehardening
+from tasks.repository import DATA, open_repo, read_params
+from tasks.settings import Settings, load_settings
+from tasks.start import Champion, start_from
+from tasks.store import open_client, open_experiment, tracking_errors, tracking_uri
+from tasks.tracking import run_tags
+from tasks.verify import verify
+from tasks.verify.validation import parse_results
+from tasks.versions import CHAMPION, Version, find_version
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+Say = Callable[[str], object]
+# Runs `jpu` with these arguments in the checkout.
+Command = Callable[..., None]
+
+_EVALUATION = Path(METRICS).parent
+_BEHAVIORS = PREPARED / "behaviors.jsonl"
+_CHAMPION = "champion"
+
+
+@dataclass
+class Place:
+    """Where one re-hardening works, and what it goes on from.
+
+    Attributes:
+        profile: The profile.
+        champion: The version that serves.
+        settings: params.yaml as the repository has it: gates and bounds are the operator's, of today.
+        checkout: A checkout of the champion's commit.
+        promoted: The champion's figures at its promotion; None where they are lost.
+        client: MLflow's client.
+        round: The round that the champion ends with.
+    """
+
+    profile: str
+    champion: Version
+    settings: Settings
+    checkout: Checkout
+    promoted: Measurement | None
+    client: MlflowClient
+    round: str
+
+    @property
+    def folder(self) -> Path:
+        """The checkout's folder."""
+        return self.checkout.folder
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What commands in the checkout need: the repository's store, by an address that holds anywhere."""
+        return {"MLFLOW_TRACKING_URI": absolute(tracking_uri(), self.checkout.repository)}
+
+    @property
+    def _data_branch(self) -> str:
+        return f"refs/heads/jpu/{self.profile}/data"
+
+    def take_in(self, inbox: str, say: Say) -> Arrivals:
+        """Take in what lies in the inbox: commit and push the data before the inbox is cleared.
+
+        Args:
+            inbox: A folder or s3://bucket/prefix; "" for JPU_INBOX or params.yaml's. Without any, nothing comes in.
+            say: Told of each file.
+
+        Raises:
+            InfrastructureError: The inbox or the remote cannot be reached; worth another try.
+        """
+        try:
+            store = open_inbox(self.settings.inbox, inbox)
+        except JpuError as error:
+            if inbox or "no inbox is named" not in error.what:
+                raise
+            return Arrivals()
+        with chdir(self.folder):
+            taking = take_in(store, load_settings(), say=say)
+            if taking.after != taking.before:
+                self._commit_data()
+            self._push([DATA])
+            put_away(store, taking)
+        return Arrivals.of(taking.as_dict())
+
+    def look(self, command: Command) -> Measurement:
+        """Attack the champion on the data as they are now, as a challenger would be measured."""
+        with chdir(self.folder):
+            command("data")
+            command("harden", "--stage", "prepare")
+            adapter = RoundFolder(self.round).adapter
+            suite = [word for name in self.settings.reharden.suite for word in ("--suite", name)]
+            command("attack", str(SUBJECT), "--adapter", str(adapter), *suite, "--out", _CHAMPION)
+            return read_measurement(RESULTS / _CHAMPION, SIDE, behaviors=_BEHAVIORS)
+
+    def harden(self, command: Command) -> tuple[Measurement, str]:
+        """A challenger from the champion: its figures, and its version.
+
+        Raises:
+            DataError: The run has registered nothing.
+        """
+        with chdir(self.folder):
+            command("harden")
+            number = registered(self.client, hardened_model())
+            if number is None:
+                raise DataError("the run has registered nothing", where="MLflow", mend="See the checkout's runs.")
+            version = find_version(self.client, f"{self.champion.model}/{number}")
+            champion.record(self.client, version, self.folder)
+            self.checkout.give_back([f"refs/tags/{version.git_tag}"])
+            return read_measurement(_EVALUATION, "after", behaviors=_BEHAVIORS), version.name
+
+    def evidence(self, version: str, reasons: Sequence[Reason], arrivals: Arrivals) -> Evidence:
+        """What speaks for a challenger beside its figures: data checks, its lineage, and that nothing has changed."""
+        checks = parse_results((self.folder / PREPARED / "validation.json").read_bytes())
+        verdict = verify(self.client, version, self.checkout.repository)
+        plan = read_plan(self.folder)
+        return Evidence(
+            reasons=tuple(reasons),
+            arrivals=arrivals,
+            checks=tuple(checks),
+            links=len(verdict.passed),
+            broken=str(verdict.broken or ""),
+            changed=tuple(plan.changes),
+        )
+
+    def push(self) -> None:
+        """Send the data and all outputs of the pipeline to the remote, where there is one."""
+        self._push()
+
+    def promote(self, version: str) -> None:
+        """Make a version the champion, if the champion is still the one that it was compared with."""
+        champion.promote(self.client, version, self.checkout.repository, expected=self.champion.name)
+
+    @contextmanager
+    def record(self, flow_run: str) -> Iterator[Record]:
+        """An MLflow run of this re-hardening; FAILED where the body raises."""
+        with chdir(self.checkout.repository), tracking_errors():
+            experiment = open_experiment(self.client, experiment_name())
+            tags = {
+                **run_tags("reharden"),
+                "mlflow.runName": f"reharden {self.folder.name}",
+                "jpu.champion": self.champion.name,
+                "jpu.prefect_flow_run": flow_run,
+            }
+            run = self.client.create_run(experiment, tags=tags).info.run_id
+        try:
+            yield Record(self.client, run)
+        except BaseException:
+            with tracking_errors():
+                self.client.set_terminated(run, "FAILED")
+            raise
+        with tracking_errors():
+            self.client.set_terminated(run, "FINISHED")
+
+    def links(self, run_id: str) -> dict[str, str]:
+        """Where to look."""
+        uri = tracking_uri()
+        return {"run": f"{uri}/#/experiments/0/runs/{run_id}"} if uri.startswith("http") else {}
+
+    def tidy(self) -> None:
+        """Remove all checkouts but the newest few."""
+        for folder in finished_checkouts(self.settings.reharden.keep, self.checkout.repository):
+            Checkout(folder, self.checkout.repository).remove()
+
+    def _commit_data(self) -> None:
+        """data.dvc on a branch of its own, before anything depends on it."""
+        git = GitStore(self.checkout.repository)
+        old = git.commit(self._data_branch)
+        files = {DATA: (self.folder / DATA).read_bytes()}
+        parent = data_commit(git, self.profile, self.champion)
+        git.move(self._data_branch, git.commit_files(files, parent, "data from the inbox\n"), old, "inbox")
+
+    def _push(self, targets: Sequence[str] = ()) -> None:
+        with open_repo(self.folder) as repo:
+            if repo.config["core"].get("remote"):
+                repo.push(targets=list(targets) or None)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The run of a re-hardening in MLflow."""
+
+    client: MlflowClient
+    run_id: str
+
+    def tell(self, found: Rehardening, text: str) -> None:
+        """The decision and its evidence, as JSON and as Markdown."""
+        with tempfile.TemporaryDirectory() as folder, tracking_errors():
+            (Path(folder) / "rehardening.json").write_text(json.dumps(found.model_dump(mode="json"), indent=2))
+            (Path(folder) / "rehardening.md").write_text(text)
+            self.client.log_artifacts(self.run_id, folder)
+            self.client.set_tag(self.run_id, "jpu.ending", found.ending)
+            self.client.set_tag(self.run_id, "jpu.challenger", found.challenger)
+
+
+def open_place(profile: str | None, name: str, root: Path | str = ".") -> Place:
+    """A checkout of the champion's commit, with the newest data, ready to go on from.
+
+    Args:
+        profile: Whose champion; None for that of params.yaml.
+        name: The checkout's name.
+        root: The repository.
+
+    Raises:
+        DataError: There is no champion, or its commit or parts are gone.
+        InfrastructureError: MLflow, git or the remote cannot be reached.
+    """
+    repository = Path(root).resolve()
+    settings = load_settings()
+    profile = profile or settings.profile
+    client = open_client()
+    champion.recover(client, profile, repository)
+    version = find_version(client, f"jpu-{profile}/{CHAMPION}")
+    if not version.lock_commit:
+        raise DataError(
+            "has no commit with its dvc.lock", where=version.name, mend="`jpu promote` it where it was made."
+        )
+    checkout = open_checkout(name, version.lock_commit, repository)
+    git = GitStore(repository)
+    newest = data_commit(git, profile, version)
+    pinned = git.read(newest, DATA)
+    with open_repo(checkout.folder) as repo:
+        _bring(repo)
+    promoted = None
+    if (checkout.folder / METRICS).is_file():
+        promoted = read_measurement(checkout.folder / _EVALUATION, "after", behaviors=checkout.folder / _BEHAVIORS)
+    last = str(read_params(checkout.folder)["last_round"])
+    start_from(Champion(version.name, version.lock_commit), checkout.folder)
+    if pinned is not None and pinned != (checkout.folder / DATA).read_bytes():
+        (checkout.folder / DATA).write_bytes(pinned)
+        with open_repo(checkout.folder) as repo:
+            repo.checkout(targets=[DATA], force=True) if repo.cache.local.exists(_pinned(repo)) else repo.pull([DATA])
+    return Place(profile, version, settings, checkout, promoted, client, last)
+
+
+def data_commit(git: GitStore, profile: str, version: Version) -> str:
+    """The commit with the newest data: what came in since the champion was made, else the champion's own."""
+    newest = git.commit(f"refs/heads/jpu/{profile}/data")
+    return newest if newest and git.descends(newest, version.lock_commit) else version.lock_commit
+
+
+def absolute(uri: str, repository: Path) -> str:
+    """The address of an MLflow store, with the path of a SQLite file counted from the repository made absolute."""
+    head, mark, path = uri.partition("sqlite:///")
+    return f"{mark}{repository / path}" if not head and mark else uri
+
+
+def _bring(repo: Any) -> None:
+    """Every output of the pipeline: from the cache, and what it lacks from the remote."""
+    if repo.config["core"].get("remote"):
+        repo.pull(allow_missing=True)
+    else:
+        repo.checkout(force=True, allow_missing=True)
