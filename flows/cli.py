@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flows.commands import reharden as rehardening
 from flows.commands import services, versions
 from flows.commands.inbox import inbox
 from flows.commands.shown import shown
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
+
 
 @app.command()
 @shown
@@ -285,7 +287,16 @@ def report(
 
 
 app.add_typer(services.app, name="services")
-for command in (versions.lineage, versions.verify, versions.diff, versions.promote, versions.rollback, inbox):
+for command in (
+    versions.lineage,
+    versions.verify,
+    versions.diff,
+    versions.promote,
+    versions.rollback,
+    inbox,
+    rehardening.reharden,
+    rehardening.schedule,
+):
     app.command()(command)
 
 

@@ -35,4 +35,6 @@ def jpu(*arguments: str, folder: Path, environment: Mapping[str, str]) -> None:
     if code == InfrastructureError.exit_code:
         raise InfrastructureError(f"`jpu {arguments[0]}` could not reach what it needs", where=str(folder))
     if code:
-        raise StageError(f"`jpu {arguments[0]}` ended with code {code}", where=str(folder), mend="Its message is above.")
+        raise StageError(
+            f"`jpu {arguments[0]}` ended with code {code}", where=str(folder), mend="Its message is above."
+        )

@@ -1,4 +1,4 @@
-"""Recurring re-hardening: look at the champion, and where it gives reason, harden from it, prove the challenger, promote.
+"""Recurring re-hardening: look at the champion; where it gives reason, harden from it, and promote what proves better.
 
 Run: jpu reharden      (or on a schedule, by the deployment in prefect.yaml; `jpu schedule` sets it up)
 
@@ -31,10 +31,10 @@ from tasks.decision import decide
 from tasks.environment import quiet
 from tasks.gates import judge
 from tasks.notify import notify
+from tasks.redaction import describe
 from tasks.rehardening import Rehardening, message
 from tasks.rehardening_place import Place, open_place
 from tasks.rehardening_summary import summary
-from tasks.redaction import describe
 
 LOCK = Path(".jpu/reharden.lock")
 
@@ -85,7 +85,9 @@ def _run(profile: str | None, force: str, inbox: str) -> dict[str, Any]:
             found = found.model_copy(update={"arrivals": taking_in(place, inbox), "links": place.links(record.run_id)})
             now = looking(place)
             decision = decide(now, place.promoted, found.arrivals, place.settings.reharden, forced=force)
-            found = found.model_copy(update={"decision": decision, "ending": "kept" if decision.harden else "nothing to do"})
+            found = found.model_copy(
+                update={"decision": decision, "ending": "kept" if decision.harden else "nothing to do"}
+            )
             if decision.harden:
                 challenger, version = hardening(place)
                 evidence = place.evidence(version, decision.reasons, found.arrivals)

@@ -1,10 +1,10 @@
-"""One run of the main job from the command line: settings for the libraries, a Prefect server, the flow."""
+"""One run of a flow from the command line: settings for the libraries, a Prefect server, the flow."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -19,9 +19,25 @@ from tasks.store import open_client, switched_off
 def run(
     *, profile: str | None = None, seed: int | None = None, force: bool = False, stages: list[str] | None = None
 ) -> dict[str, Any]:
-    """Run the flow `harden` (flows/harden.py) with a server; its result.
+    """Run the flow `harden` (flows/harden.py) with a server; its result. Raises what the flow raises."""
+
+    def flow() -> dict[str, Any]:
+        from flows.harden import harden
+
+        result: dict[str, Any] = harden(profile=profile, seed=seed, force=force, stages=stages)
+        return result
+
+    return served("harden", flow)
+
+
+def served(name: str, flow: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Call a flow with a server; its result.
 
     On SIGTERM and SIGHUP everything that was started is ended before this process is.
+
+    Args:
+        name: The flow's name: what killed runs of it have left as running is marked.
+        flow: Imports and calls it; Prefect is not imported before its server is known.
 
     Raises:
         JpuError: What the flow raises.
@@ -31,22 +47,20 @@ def run(
     with _terminable(), prefect_server() as ready:
         # All this takes seconds, in which the server starts.
         from flows.broken import mark_broken
-        from flows.harden import harden
 
         _warm_up()
         ready()
         if ours:
             with alone():
-                mark_broken(harden.name)
+                mark_broken(name)
         try:
-            result: dict[str, Any] = harden(profile=profile, seed=seed, force=force, stages=stages)
+            return flow()
         except JpuError:
             raise
         except Exception as error:
             raise _known(error) from error
         finally:
             _send_the_rest()
-    return result
 
 
 def _warm_up() -> None:

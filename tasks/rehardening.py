@@ -86,7 +86,8 @@ def message(run: Rehardening, *, at: str) -> dict[str, Any]:
         "gates": {
             "passed": len(run.verdict.gates) - len(failed) if run.verdict else 0,
             "failed": [
-                {"kind": gate.kind, "name": plain_key(gate.figure) or gate.kind, "sentence": gate.sentence} for gate in failed
+                {"kind": gate.kind, "name": plain_key(gate.figure) or gate.kind, "sentence": gate.sentence}
+                for gate in failed
             ],
         },
         "refused_in_inbox": dict(run.arrivals.refused),

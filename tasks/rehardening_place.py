@@ -254,7 +254,7 @@ def open_place(profile: str | None, name: str, root: Path | str = ".") -> Place:
     if pinned is not None and pinned != (checkout.folder / DATA).read_bytes():
         (checkout.folder / DATA).write_bytes(pinned)
         with open_repo(checkout.folder) as repo:
-            repo.checkout(targets=[DATA], force=True) if repo.cache.local.exists(_pinned(repo)) else repo.pull([DATA])
+            _bring(repo, [DATA])
     return Place(profile, version, settings, checkout, promoted, client, last)
 
 
@@ -270,9 +270,9 @@ def absolute(uri: str, repository: Path) -> str:
     return f"{mark}{repository / path}" if not head and mark else uri
 
 
-def _bring(repo: Any) -> None:
-    """Every output of the pipeline: from the cache, and what it lacks from the remote."""
+def _bring(repo: Any, targets: Sequence[str] = ()) -> None:
+    """Outputs of the pipeline: from the cache, and what it lacks from the remote, where there is one."""
+    wanted = list(targets) or None
     if repo.config["core"].get("remote"):
-        repo.pull(allow_missing=True)
-    else:
-        repo.checkout(force=True, allow_missing=True)
+        repo.fetch(targets=wanted)
+    repo.checkout(targets=wanted, force=True, allow_missing=True)

@@ -76,7 +76,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _rounds_are_a_chain(self) -> Self:
-        for name, entry in self.rounds.items():
+        for name in self.rounds:
             if not re.fullmatch(r"[1-9][0-9]*", name):
                 raise wrong(f"{name!r} is not a round: rounds are numbered '1', '2', …", "rounds", name)
         if not self.rounds:

@@ -43,4 +43,4 @@ def test_it_runs_where_dvc_yaml_is(repository: Path, monkeypatch: pytest.MonkeyP
     deep = repository / "a" / "b"
     deep.mkdir(parents=True)
     monkeypatch.chdir(deep)
-    assert harden._repository() == repository
+    assert harden.repository() == repository
