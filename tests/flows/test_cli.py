@@ -45,7 +45,21 @@ def jpu(*arguments: str) -> Any:
 @pytest.mark.parametrize(
     "command",
     [
-        *("", "harden", "stages", "data", "ui", "doctor", "attack", "judge", "utility", "report", "inbox", "reharden", "schedule"),
+        *(
+            "",
+            "harden",
+            "stages",
+            "data",
+            "ui",
+            "doctor",
+            "attack",
+            "judge",
+            "utility",
+            "report",
+            "inbox",
+            "reharden",
+            "schedule",
+        ),
         *("services", "services status", "services env", "services stop"),
         *("lineage", "verify", "diff", "promote", "rollback"),
     ],
