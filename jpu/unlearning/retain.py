@@ -25,7 +25,7 @@ _MUTATIONS = operators(level="query", split="train")
 # Draws of a kind without a prompt that is new, after which it has no more.
 _TRIES = 20
 # Most exchanges before a question.
-_LONGEST_CHAT = 4
+_LONGEST_CHAT = 6
 
 
 @dataclass(frozen=True)
