@@ -1,6 +1,6 @@
 """The champion of a profile: the version that is served, and the git commit that it can be made again from.
 
-`record` keeps a version's dvc.lock, data.dvc and params.yaml in a commit of their own, tagged `jpu/<profile>/v<N>`.
+`record` keeps a version's dvc.lock, data.dvc, params.yaml and pipeline in a commit, tagged `jpu/<profile>/v<N>`.
 `promote` moves the alias `champion` in MLflow and the branch `jpu/<profile>/champion` in git together or not at all
 (tasks/promotion.py). What is committed never touches the working tree, the index or the current branch.
 
@@ -17,6 +17,7 @@ from jpu.errors import DataError, SettingsError
 from tasks.code_hashes import CodeHashes
 from tasks.gitstore import GitStore
 from tasks.promotion import Change, Promotion
+from tasks.rewriting import without_subject
 from tasks.store import tracking_errors
 from tasks.versions import (
     KEPT,
@@ -24,10 +25,8 @@ from tasks.versions import (
     PIPELINE,
     Snapshot,
     Version,
-    earlier,
     find_version,
     snapshot_here,
-    versions,
 )
 from tasks.witness import code_difference, params_difference
 
@@ -39,7 +38,8 @@ def record(client: MlflowClient, version: Version, root: Path | str = ".") -> st
     """Keep the lock file of a version that the working tree holds; may be called again.
 
     Returns:
-        The commit: its parent is HEAD, its tree HEAD's with the working tree's dvc.lock, data.dvc and params.yaml.
+        The commit: its parent is HEAD, its tree HEAD's with the working tree's dvc.lock, data.dvc, params.yaml and
+        pipeline. In a checkout of a champion HEAD is that champion's commit.
 
     Raises:
         DataError: The working tree is not this version, or its stages ran other code than HEAD's or other settings.
@@ -60,7 +60,7 @@ def record(client: MlflowClient, version: Version, root: Path | str = ".") -> st
     head = git.commit("HEAD")
     if head is None:
         raise SettingsError("has no commit yet", where=str(git.root), mend="Commit dvc.yaml and the code first.")
-    _made_here(client, git, version, here, head)
+    _made_here(git, here, head)
     commit = _tagged(git, version, here) or _commit(git, version, here, head)
     with tracking_errors():
         client.set_model_version_tag(version.model, str(version.number), LOCK_COMMIT, commit)
@@ -110,28 +110,24 @@ def recover(client: MlflowClient, profile: str, root: Path | str = ".") -> str:
         return promotion.recover()
 
 
-def _made_here(client: MlflowClient, git: GitStore, version: Version, here: Snapshot, head: str) -> None:
+def _made_here(git: GitStore, here: Snapshot, head: str) -> None:
     """Refuse a version whose stages ran with other code than HEAD's, or other settings: a false witness."""
-    if (git.root / PIPELINE).read_bytes() != git.read(head, PIPELINE):
+    pipeline = (git.read(head, PIPELINE) or b"").decode()
+    if here.start:
+        pipeline = without_subject(pipeline)
+    if here.files.get(PIPELINE) != pipeline.encode():
         raise DataError("differs from HEAD's", where=PIPELINE, mend="Commit it, then try again. Nothing was written.")
     code = CodeHashes(git, head)
-    before = None
     for stage in here.chain:
         entry = here.lock[stage]
-        found = code_difference(entry, code, here.makers) or params_difference(entry, here.params)
-        if found is None:
-            continue
-        if before is None:
-            before = list(earlier(git, versions(client, version.model), version))
-        # A frozen stage keeps what it ran with; then an earlier version's commit is the witness.
-        if any(snapshot.lock.get(stage) == entry for _, snapshot in before):
-            continue
-        raise DataError(
-            f"stage {stage} ran with {found.what} {found.ran}, HEAD and params.yaml have {found.held}",
-            where=str(git.root),
-            mend="Commit the code that ran and take back the settings, or `jpu harden` again (what is up to date is "
-            "not repeated). Nothing was written.",
-        )
+        found = code_difference(entry, code, here.outs) or params_difference(entry, here.params)
+        if found:
+            raise DataError(
+                f"stage {stage} ran with {found.what} {found.ran}, HEAD and params.yaml have {found.held}",
+                where=str(git.root),
+                mend="Commit the code that ran and take back the settings, or `jpu harden` again (what is up to date "
+                "is not repeated). Nothing was written.",
+            )
 
 
 def _tagged(git: GitStore, version: Version, here: Snapshot) -> str | None:
@@ -139,7 +135,7 @@ def _tagged(git: GitStore, version: Version, here: Snapshot) -> str | None:
     commit = git.commit(f"refs/tags/{version.git_tag}")
     if commit and any(git.read(commit, name) != here.files.get(name) for name in KEPT):
         raise DataError(
-            "is there already, with another dvc.lock, data.dvc or params.yaml",
+            f"is there already, with another {' or '.join(KEPT[:3])}",
             where=f"git tag {version.git_tag}",
             mend=f"It belongs to another MLflow store. `git tag old/{version.git_tag} {version.git_tag}` and "
             f"`git tag -d {version.git_tag}` set it aside. Nothing was written.",
@@ -148,8 +144,9 @@ def _tagged(git: GitStore, version: Version, here: Snapshot) -> str | None:
 
 
 def _commit(git: GitStore, version: Version, here: Snapshot, head: str) -> str:
-    subject = f"{version.name}: dvc.lock, data.dvc and params.yaml"
+    since = f", from {here.start.version}" if here.start else ""
+    subject = f"{version.name}: dvc.lock, data.dvc and params.yaml{since}"
     body = "\n".join(f"{key.removeprefix('jpu.')} {value}" for key, value in here.identity.items())
-    commit = git.commit_files(here.files, head, f"{subject}\n\n{body}\n")
+    commit = git.commit_files({name: here.files.get(name) for name in KEPT}, head, f"{subject}\n\n{body}\n")
     git.add_tag(version.git_tag, commit, f"{version.name}\n\n{body}\n")
     return commit

@@ -1,24 +1,29 @@
-"""A clean checkout for one run: a clone of this repository at a commit, with DVC's cache shared and all else its own.
+"""A clean checkout for one run: a working tree of git's at a commit, with DVC's cache and remotes and all else its own.
 
-What runs in it collides with nobody: not with the working tree of a person, not with another run. What it makes comes
-back as objects of the cache, as versions in MLflow, and as commits and tags (`give_back`).
+What runs in it collides with nobody: not with the working tree of a person, not with another run. It shares git's
+objects, branches and tags, so what is recorded or promoted in it is so in the repository, too; a clone would have to
+send these back, and what a kill leaves between would be in MLflow and not in git.
+
+The repository's root has to be git's own. Does not fetch artifacts (`dvc pull`, or DVC's checkout from the cache).
 """
 
 from __future__ import annotations
 
-import os
+import fcntl
 import shutil
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jpu.errors import InfrastructureError, SettingsError, StorageError
+from jpu.errors import SettingsError, StorageError
+from tasks.environment import quiet
+from tasks.gitstore import GitStore
 from tasks.repository import open_repo
 
 CHECKOUTS = Path(".jpu/checkouts")
-_LOCAL = Path(".dvc/config.local")
-_SECONDS = 600
+_BUILDING = ".building"
 
 
 @dataclass(frozen=True)
@@ -33,20 +38,9 @@ class Checkout:
     folder: Path
     repository: Path
 
-    def give_back(self, refs: Sequence[str]) -> None:
-        """Bring tags and branches of the checkout, with what they lead to, into the repository; none is moved.
-
-        Args:
-            refs: Full names, `refs/tags/…`.
-
-        Raises:
-            InfrastructureError: The repository has one of them elsewhere, or cannot be written.
-        """
-        git(self.folder, "push", "--quiet", "--atomic", str(self.repository), *(f"{ref}:{ref}" for ref in refs))
-
     def remove(self) -> None:
-        """Delete the checkout. The cache, which is the repository's, stays."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the checkout, with everything in it that was not recorded. The cache stays."""
+        _forget(GitStore(self.repository), self.folder)
 
 
 def open_checkout(name: str, commit: str, root: Path | str = ".") -> Checkout:
@@ -60,65 +54,86 @@ def open_checkout(name: str, commit: str, root: Path | str = ".") -> Checkout:
     Raises:
         SettingsError: There is one of that name, or no such commit.
         InfrastructureError: git failed.
+        StorageError: The disk is full, or may not be written.
     """
+    git = GitStore(root)
+    folder = git.root / CHECKOUTS / name
+    if Path(name).name != name or name.startswith("."):
+        raise SettingsError("is no name of a folder", where=name, mend="Use letters, digits and dashes.")
+    found = git.commit(commit)
+    if found is None:
+        raise SettingsError(f"no commit {commit!r}", where=str(git.root), mend="`git fetch --tags`, then try again.")
+    with _one_at_a_time(folder):
+        if folder.exists():
+            raise SettingsError("is there already", where=str(folder), mend="Remove it, or choose another name.")
+        building = folder.with_name(f".{name}{_BUILDING}")
+        try:
+            git.add_working_tree(building, found)
+            _share(git.root, building)
+            git.move_working_tree(building, folder)
+        except OSError as error:
+            raise StorageError(
+                f"cannot be made ({error.strerror})", where=str(folder), mend="Free some space, then try again."
+            ) from error
+        finally:
+            _forget(git, building)
+    return Checkout(folder, git.root)
+
+
+def checkouts(root: Path | str = ".") -> list[Checkout]:
+    """All checkouts, the oldest first. Does not know whether anything still runs in one."""
     repository = Path(root).resolve()
-    folder = repository / CHECKOUTS / name
-    if folder.exists():
-        raise SettingsError("is there already", where=str(folder), mend="Remove it, or choose another name.")
-    building = folder.with_name(f".{name}.building")
-    shutil.rmtree(building, ignore_errors=True)
+    folder = repository / CHECKOUTS
+    found = [path for path in folder.glob("[!.]*") if (path / ".git").exists()]
+    # Of the file that ties it to git, which nothing writes later.
+    return [Checkout(path, repository) for path in sorted(found, key=lambda path: (path / ".git").stat().st_mtime_ns)]
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the lock; what is half made then is of a process that was killed, and goes."""
     try:
-        building.parent.mkdir(parents=True, exist_ok=True)
-        # Objects are linked, not borrowed: the repository may be cleaned up while a run goes on.
-        git(repository, "clone", "--quiet", "--local", "--no-checkout", str(repository), str(building))
-        git(building, "checkout", "--quiet", "--detach", commit)
-        _share_cache(repository, building)
-        building.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        handle = (folder.parent / ".lock").open("a")
     except OSError as error:
-        raise StorageError(f"cannot be made ({error.strerror})", where=str(folder), mend="Free some space.") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return Checkout(folder, repository)
+        raise StorageError(
+            f"cannot be written ({error.strerror})", where=str(folder.parent), mend="Free some space, then try again."
+        ) from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        for left in folder.parent.glob(f".*{_BUILDING}"):
+            _forget(GitStore(folder.parent), left)
+        yield
 
 
-def finished_checkouts(keep: int, root: Path | str = ".") -> list[Path]:
-    """All checkouts but the newest `keep`, oldest first."""
-    folder = Path(root).resolve() / CHECKOUTS
-    found = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
-    found.sort(key=lambda path: path.stat().st_mtime_ns)
-    return found[: max(0, len(found) - keep)]
+def _forget(git: GitStore, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    git.forget_working_tree(folder)
 
 
-def git(folder: Path, *arguments: str) -> str:
-    """What a git command says, run in a folder.
+def _share(repository: Path, folder: Path) -> None:
+    """DVC's cache, by its absolute path, and the remotes as the repository has them now; secrets for the owner only."""
+    quiet()
+    from dvc.config import Config, ConfigError
 
-    Raises:
-        InfrastructureError: It failed; the message holds its last line.
-    """
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InfrastructureError(f"git {arguments[0]} does not end", where=str(folder)) from error
-    if done.returncode:
-        said = " ".join(done.stderr.split())[-300:]
-        raise InfrastructureError(
-            f"git {arguments[0]}: {said}", where=str(folder), mend="See that no other git runs there, then try again."
-        )
-    return done.stdout
-
-
-def _share_cache(repository: Path, folder: Path) -> None:
-    """The repository's own settings of DVC (a remote's address, say), and its cache by an absolute path."""
     with open_repo(repository) as repo:
         objects = Path(repo.cache.local.path)
+        ours = repo.config.read()
     # Objects of DVC's third format are in a folder of their own inside the cache.
     cache = objects.parent.parent if objects.parts[-2:] == ("files", "md5") else objects
-    local = repository / _LOCAL
-    if local.is_file():
-        shutil.copy2(local, folder / _LOCAL)
-    with open_repo(folder) as repo, repo.config.edit("local") as settings:
-        settings.setdefault("cache", {})["dir"] = str(cache)
-    (folder / _LOCAL).chmod(0o600)
+    local = folder / ".dvc/config.local"
+    try:
+        local.touch(0o600)
+        with Config(str(folder / ".dvc")).edit("local") as settings:
+            settings["core"] = ours["core"]
+            settings["cache"] = {**ours["cache"], "dir": str(cache)}
+            settings["remote"] = {name: _absolute(remote) for name, remote in ours["remote"].items()}
+    except ConfigError as error:
+        raise SettingsError(
+            " ".join(str(error).split()), where=str(repository / ".dvc/config"), mend="`dvc config --list` shows it."
+        ) from error
+
+
+def _absolute(remote: dict[str, Any]) -> dict[str, Any]:
+    """A remote with its paths in full: DVC would write those of a relative kind relative to the new file."""
+    return {key: str(value) if isinstance(value, str) else value for key, value in remote.items()}

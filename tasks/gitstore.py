@@ -90,12 +90,15 @@ class GitStore:
         words = [os.fsdecode(word) for word in raw.split(b"\0") if word]
         return list(zip(words[::2], words[1::2], strict=True))
 
-    def commit_files(self, files: Mapping[str, bytes], parent: str, message: str) -> str:
-        """Make a commit: its parent's tree with these files in it. No reference is moved."""
+    def commit_files(self, files: Mapping[str, bytes | None], parent: str, message: str) -> str:
+        """Make a commit: its parent's tree with these files in it, or (None) without them. No reference is moved."""
         with tempfile.TemporaryDirectory(prefix="jpu-index-") as folder:
             index = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
             self._run("read-tree", parent, environment=index)
             for path, data in files.items():
+                if data is None:
+                    self._run("update-index", "--force-remove", f"{self._prefix}{path}", environment=index)
+                    continue
                 sha = self._run("hash-object", "-w", "--stdin", stdin=data).stdout.decode().strip()
                 entry = f"100644,{sha},{self._prefix}{path}"
                 self._run("update-index", "--add", "--cacheinfo", entry, environment=index)
@@ -122,6 +125,19 @@ class GitStore:
             )
         target = ("-d", ref) if new is None else (ref, new)
         self._run("update-ref", "-m", why, *target, old or NOTHING, environment=self._identity())
+
+    def add_working_tree(self, folder: Path, commit: str) -> None:
+        """Check a commit out into a new folder, at no branch. Raises InfrastructureError."""
+        # A person's hooks are for a person's checkouts.
+        self._run("-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--quiet", "--detach", str(folder), commit)
+
+    def move_working_tree(self, folder: Path, to: Path) -> None:
+        """Rename the folder of a working tree. Raises InfrastructureError."""
+        self._run("worktree", "move", str(folder), str(to))
+
+    def forget_working_tree(self, folder: Path) -> None:
+        """Have git forget a working tree whose folder is gone; others, that may only be away, are left alone."""
+        self._run("worktree", "remove", "--force", "--force", str(folder), check=False)
 
     def _identity(self) -> dict[str, str]:
         """Who commits: the user, where git knows one, else this program."""

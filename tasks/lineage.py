@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from jpu.errors import DataError
 from jpu.files import read_json
 from tasks.environment import alive
+from tasks.pinned import read_start
 from tasks.repository import data_hash, open_repo, read_lock, read_params, repo_hash
 
 if TYPE_CHECKING:
@@ -214,9 +215,11 @@ def _version_tags(model: Hardened, run: Run, makers: Mapping[str, str]) -> dict[
         "jpu.git_dirty": "jpu.git_dirty",
         "jpu.parent_run": "mlflow.parentRunId",
     }
+    start = read_start()
     return {
         **model.identity,
         "jpu.profile": model.profile,
+        **({"jpu.from": start.version} if start else {}),
         **{key: run.data.tags[tag] for key, tag in kept.items() if run.data.tags.get(tag)},
         **{f"jpu.run.{stage}": run_id for stage, run_id in makers.items()},
         **{name: f"{value:.4g}" for name, value in model.scores.items()},
@@ -230,12 +233,14 @@ def _description(model: Hardened, run: Run, makers: Mapping[str, str]) -> str:
         page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}"
         return UNKNOWN if run_id == UNKNOWN else f"[{run_id}]({page})"
 
+    start = read_start()
+    since = f" Goes on from `{start.version}`, which has the runs before these." if start else ""
     parent = run.data.tags.get("mlflow.parentRunId")
     rows = [*([("flow", parent)] if parent else []), *makers.items()]
     return "\n".join(
         [
             f"Subject `{model.hashes['subject']}` hardened on data `{model.hashes['data']}` (DVC hashes); "
-            f"adapter `{model.hashes['adapter']}`, figures `{model.hashes['metrics']}`.",
+            f"adapter `{model.hashes['adapter']}`, figures `{model.hashes['metrics']}`.{since}",
             "",
             "| made by | run |",
             "| --- | --- |",

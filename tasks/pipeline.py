@@ -88,13 +88,14 @@ def _in_order(graph: Any) -> list[Stage]:
     """Depth-first post-order, as `dvc repro` walks the graph, from the leaves in the order of dvc.yaml."""
     import networkx
 
-    ordered = [stage for stage in networkx.dfs_postorder_nodes(graph) if stage.addressing != DATA]
+    # Not data.dvc, nor what a champion brings along (tasks/start.py): there is nothing to run.
+    ordered = [stage for stage in networkx.dfs_postorder_nodes(graph) if not stage.is_data_source]
     return [
         Stage(
             name=stage.addressing,
             deps=tuple(str(dep) for dep in stage.deps if dep.protocol == "local" and not _is_params(dep)),
             outs=tuple(str(out) for out in stage.outs),
-            upstream=tuple(sorted(up.addressing for up in graph.successors(stage) if up.addressing != DATA)),
+            upstream=tuple(sorted(up.addressing for up in graph.successors(stage) if not up.is_data_source)),
         )
         for stage in ordered
     ]

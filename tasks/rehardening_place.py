@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jpu.errors import DataError, JpuError
 from tasks import champion
 from tasks.attack import RESULTS, SIDE
-from tasks.checkout import Checkout, finished_checkouts, open_checkout
+from tasks.checkout import Checkout, checkouts, open_checkout
 from tasks.decision import Arrivals, Reason
 from tasks.gates import Evidence
 from tasks.gitstore import GitStore
@@ -29,7 +29,7 @@ from tasks.pipeline import read_plan
 from tasks.rehardening import Rehardening
 from tasks.repository import DATA, open_repo, read_params
 from tasks.settings import Settings, load_settings
-from tasks.start import Champion, start_from
+from tasks.start import start_from
 from tasks.store import open_client, open_experiment, tracking_errors, tracking_uri
 from tasks.tracking import run_tags
 from tasks.verify import verify
@@ -131,7 +131,6 @@ class Place:
                 raise DataError("the run has registered nothing", where="MLflow", mend="See the checkout's runs.")
             version = find_version(self.client, f"{self.champion.model}/{number}")
             champion.record(self.client, version, self.folder)
-            self.checkout.give_back([f"refs/tags/{version.git_tag}"])
             return read_measurement(_EVALUATION, "after", behaviors=_BEHAVIORS), version.name
 
     def evidence(self, version: str, reasons: Sequence[Reason], arrivals: Arrivals) -> Evidence:
@@ -184,8 +183,8 @@ class Place:
 
     def tidy(self) -> None:
         """Remove all checkouts but the newest few."""
-        for folder in finished_checkouts(self.settings.reharden.keep, self.checkout.repository):
-            Checkout(folder, self.checkout.repository).remove()
+        for one in checkouts(self.checkout.repository)[: -self.settings.reharden.keep or None]:
+            one.remove()
 
     def _commit_data(self) -> None:
         """data.dvc on a branch of its own, before anything depends on it."""
@@ -250,7 +249,7 @@ def open_place(profile: str | None, name: str, root: Path | str = ".") -> Place:
     if (checkout.folder / METRICS).is_file():
         promoted = read_measurement(checkout.folder / _EVALUATION, "after", behaviors=checkout.folder / _BEHAVIORS)
     last = str(read_params(checkout.folder)["last_round"])
-    start_from(Champion(version.name, version.lock_commit), checkout.folder)
+    start_from(version, checkout.folder)
     if pinned is not None and pinned != (checkout.folder / DATA).read_bytes():
         (checkout.folder / DATA).write_bytes(pinned)
         with open_repo(checkout.folder) as repo:

@@ -1,4 +1,4 @@
-"""Back to an earlier version: alias and branch, and then the working tree's dvc.lock, data.dvc, params.yaml, artifacts.
+"""Back to an earlier version: alias and branch, and then the working tree's pipeline, lock file, settings, artifacts.
 
 Everything that the version needs is fetched before anything is moved. Work that no commit holds is not overwritten
 unless asked to, and then kept in a folder of its own.
@@ -95,14 +95,14 @@ def rollback(
     return RolledBack(change, written, tuple(changed), kept)
 
 
-def _files(git: GitStore, version: Version) -> dict[str, bytes]:
+def _files(git: GitStore, version: Version) -> dict[str, bytes | None]:
     if not version.lock_commit or not git.commit(version.lock_commit):
         raise DataError(
             "no commit holds its dvc.lock, so there is nothing to go back to",
             where=version.name,
             mend="`git fetch --tags` where it was recorded in another clone. Nothing was moved.",
         )
-    return {name: data for name in KEPT if (data := git.read(version.lock_commit, name)) is not None}
+    return {name: git.read(version.lock_commit, name) for name in KEPT}
 
 
 def _record_this(client: MlflowClient, model: str, git: GitStore) -> str:
@@ -117,7 +117,7 @@ def _record_this(client: MlflowClient, model: str, git: GitStore) -> str:
         if same and not version.lock_commit:
             try:
                 record(client, version, git.root)
-            except DataError:
+            except (DataError, SettingsError):
                 return ""
             return f"recorded: {version.name}, which the working tree held and no commit"
     return ""
@@ -127,6 +127,7 @@ def _fetch(git: GitStore, version: Version) -> None:
     """Bring every object of the version into DVC's cache, from the remote where one is configured."""
     snapshot = snapshot_at(git, version.lock_commit)
     outs = [md5 for stage in snapshot.chain for md5 in snapshot.lock[stage].outs.values()]
+    outs += snapshot.start.outs.values() if snapshot.start else ()
     wanted = [oid for oid in (*outs, snapshot.data) if oid]
     with open_repo(git.root) as repo:
         missing = _missing(repo, wanted)

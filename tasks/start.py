@@ -1,127 +1,98 @@
 """A pipeline that goes on from a champion: the model and buffer that it starts with are data, no longer stages.
 
 New data would otherwise remake the subject and every former round, as all of these depend on it. `champion.dvc` pins
-them by their hashes, and says which version and commit they are of, where the record of their making is. `dvc pull`
-and `dvc repro` treat it as any other file of DVC's.
+them by their hashes, and says which version and commit they are of, where the record of their making is. DVC's
+commands treat it as any other file of theirs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from jpu.errors import DataError, SettingsError
-from jpu.files import write_text
-from tasks.layout import SUBJECT, RoundFolder
-from tasks.params import PARAMS
-
-START = "champion.dvc"
-_PIPELINE, _LOCK = "dvc.yaml", "dvc.lock"
-# The stages whose outputs a new round starts from, beside the rounds themselves.
-_MADE_ONCE = ("subject",)
+from jpu.errors import DataError
+from jpu.files import read_text, write_bytes, write_text
+from tasks.gitstore import GitStore
+from tasks.pinned import START, parts
+from tasks.rewriting import with_rounds, without_subject
+from tasks.versions import LOCK, PARAMS, PIPELINE, Snapshot, Version, snapshot_at
 
 
-@dataclass(frozen=True)
-class Champion:
-    """What a pipeline starts from.
+def start_from(version: Version, root: Path | str = ".", *, rounds: int = 1) -> list[str]:
+    """Rewrite the pipeline of a checkout of a version's commit: new rounds, from that version.
 
-    Attributes:
-        version: Name and number of the registered version.
-        commit: The git commit with its dvc.lock.
-    """
-
-    version: str
-    commit: str
-
-
-def start_from(champion: Champion, root: Path | str = ".") -> str:
-    """Rewrite the pipeline of a checkout of the champion's commit: one new round, from the champion.
+    What was written is the same each time, so one that was cut off is called again. Other settings that were changed
+    in params.yaml are kept; artifacts are not touched.
 
     Args:
-        champion: Whose commit is checked out.
+        version: Whose commit is checked out.
         root: The checkout.
+        rounds: How many new rounds.
 
     Returns:
-        The new round's number.
+        Their numbers.
 
     Raises:
-        DataError: dvc.lock does not hold what a round starts from.
+        DataError: Another commit is checked out, or it holds nothing that a round can start from.
         SettingsError: dvc.yaml or params.yaml are not this repository's.
     """
-    folder = Path(root)
-    params, pipeline, lock = (_read(folder / name) for name in (PARAMS, _PIPELINE, _LOCK))
-    last = str(params["last_round"])
-    before = RoundFolder(last)
-    wanted = [str(SUBJECT), str(before.adapter), str(before.buffer)]
-    known = _outputs(lock, folder)
-    missing = [path for path in wanted if path not in known]
+    git = GitStore(root)
+    head = git.commit("HEAD") or ""
+    if head != version.lock_commit:
+        raise DataError(
+            f"stands at commit {head[:12] or 'none'}, not at {version.lock_commit[:12] or 'one'} of {version.name}",
+            where=str(git.root),
+            mend="Check out the version's commit (tasks/checkout.py). Nothing was written.",
+        )
+    snapshot = snapshot_at(git, head)
+    last = str(snapshot.params.get("last_round", ""))
+    made, lock = _made(snapshot)
+    wanted = parts(last)
+    missing = [path for path in wanted if path not in made]
     if missing:
-        raise DataError(f"holds no {missing[0]}", where=str(folder / _LOCK), mend="Check out a champion's commit.")
-    stages = pipeline.get("stages") or {}
-    for name in ("mine", "identify", "unlearn"):
-        if "foreach" not in (stages.get(name) or {}):
-            raise SettingsError(
-                f"has no rounds of {name!r}", where=str(folder / _PIPELINE), mend="Restore it from git."
-            )
-    number = str(int(last) + 1)
-    params["rounds"] = {number: {"prev": last}}
-    params["last_round"] = number
-    for name in _MADE_ONCE:
-        stages.pop(name, None)
-    meta = {"version": champion.version, "commit": champion.commit}
-    pinned = {"desc": "What this pipeline starts from.", "meta": meta, "outs": [known[path] for path in wanted]}
-    kept = {name: entry for name, entry in lock["stages"].items() if name in stages}
-    _write(folder / START, pinned)
-    _write(folder / PARAMS, params)
-    _write(folder / _PIPELINE, pipeline)
-    _write(folder / _LOCK, {**lock, "stages": kept})
-    return number
+        raise DataError(
+            f"holds no {missing[0]}", where=f"{LOCK} of {version.name}", mend="Choose another version to start from."
+        )
+    numbers = [str(int(last) + more) for more in range(1, rounds + 1)]
+    prevs = dict(zip(numbers, [last, *numbers], strict=False))
+    pipeline = without_subject(snapshot.files[PIPELINE].decode())
+    params = with_rounds(read_text(git.root / PARAMS), prevs)
+    # What is no stage any more would stay in the lock file, since DVC leaves alone what it does not know.
+    kept = {name: entry for name, entry in lock["stages"].items() if name in _stages(pipeline)}
+    pinned = {
+        "desc": "What this pipeline goes on from",
+        "meta": {"version": version.name, "commit": version.lock_commit},
+        "outs": [made[path] for path in wanted],
+    }
+    write_text(git.root / START, _dumped(pinned))
+    write_text(git.root / PARAMS, params)
+    write_bytes(git.root / PIPELINE, pipeline.encode())
+    write_text(git.root / LOCK, _dumped({**lock, "stages": kept}))
+    return numbers
 
 
-def read_start(root: Path | str = ".") -> Champion | None:
-    """The champion that a pipeline starts from; None where it makes its subject itself.
-
-    Raises:
-        DataError: `champion.dvc` does not say.
-    """
-    path = Path(root) / START
-    if not path.is_file():
-        return None
-    meta = _read(path).get("meta") or {}
-    if not (meta.get("version") and meta.get("commit")):
-        raise DataError("says no version or commit", where=str(path), mend="Restore it from git.")
-    return Champion(str(meta["version"]), str(meta["commit"]))
+def _made(snapshot: Snapshot) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Path → DVC's entry for what the version made or had itself started from; and the lock file."""
+    lock = _loaded(snapshot.files[LOCK])
+    entries = list(_loaded(snapshot.files[START])["outs"]) if START in snapshot.files else []
+    for stage in lock["stages"].values():
+        entries += stage.get("outs") or []
+    return {str(entry["path"]): entry for entry in entries}, lock
 
 
-def _outputs(lock: Any, folder: Path) -> dict[str, dict[str, Any]]:
-    """Path → the entry of what has been made, or of what the champion itself had started from."""
-    found = list((_read(folder / START).get("outs") or []) if (folder / START).is_file() else [])
-    for entry in (lock.get("stages") or {}).values():
-        found += entry.get("outs") or []
-    return {str(out["path"]): dict(out) for out in found}
+def _stages(pipeline: str) -> set[str]:
+    """Names of the stages that are no rounds; a former round's entry does not belong to a new one."""
+    return {name for name, stage in _loaded(pipeline.encode())["stages"].items() if "foreach" not in stage}
 
 
-def _read(path: Path) -> Any:
-    try:
-        return _yaml().load(path) or {}
-    except OSError as error:
-        raise DataError("is not there", where=str(path), mend="Check out a champion's commit.") from error
+def _loaded(data: bytes) -> dict[str, Any]:
+    from dvc.utils.serialize import parse_yaml
+
+    return dict(parse_yaml(data.decode(), ""))
 
 
-def _write(path: Path, document: Any) -> None:
-    from io import StringIO
+def _dumped(document: dict[str, Any]) -> str:
+    """As DVC writes its own files."""
+    from dvc.utils.serialize import dumps_yaml
 
-    text = StringIO()
-    _yaml().dump(document, text)
-    write_text(path, text.getvalue())
-
-
-def _yaml() -> YAML:
-    """Comments, anchors and quotes stay as they are."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 200
-    return yaml
+    return str(dumps_yaml(document))

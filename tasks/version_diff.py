@@ -16,7 +16,8 @@ from jpu.evaluation.names import name_of, place
 from jpu.parsing import parse_jsonl
 from tasks.gitstore import GitStore
 from tasks.objects import Objects, open_objects
-from tasks.versions import KEPT, Snapshot, Version, find_version, snapshot_of
+from tasks.rewriting import without_subject
+from tasks.versions import KEPT, PIPELINE, Snapshot, Version, find_version, snapshot_of
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -31,9 +32,9 @@ def diff(client: MlflowClient, first: str, second: str, root: Path | str = ".") 
     """What `second` has changed against `first`, as plain values.
 
     Returns:
-        `first`, `second` (names), `data` (files by how they changed, records by file and kind), `params` (dotted key →
-        [before, after]), `code` (files by how they changed, dependencies with another hash by stage), `figures` (name →
-        before, after, better).
+        `first`, `second` (names), `goes_on_from` (the versions that they were hardened from, or None), `data` (files by
+        how they changed, records by file and kind), `params` (dotted key → [before, after]), `code` (files by how they
+        changed, dependencies with another hash by stage), `figures` (name → before, after, better).
 
     Raises:
         DataError: There is no such version, nothing holds its dvc.lock, or its data are nowhere.
@@ -45,6 +46,7 @@ def diff(client: MlflowClient, first: str, second: str, root: Path | str = ".") 
     return {
         "first": old.name,
         "second": new.name,
+        "goes_on_from": [snapshot.start.version if snapshot.start else None for snapshot in (before, after)],
         "data": _data(before, after, git.root),
         "params": _params(before.params, after.params),
         "code": _code(git, before, after),
@@ -112,20 +114,33 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _code(git: GitStore, before: Snapshot, after: Snapshot) -> dict[str, Any]:
     if before.commit and after.commit:
-        files = [(how, path) for how, path in git.changed(before.commit, after.commit) if path not in KEPT]
+        # Of the kept files only the pipeline is code: what it loses to a champion's start is no change.
+        same = {*KEPT} - ({PIPELINE} if _stages(before) != _stages(after) else set())
+        files = [(how, path) for how, path in git.changed(before.commit, after.commit) if path not in same]
     else:
         files = []
     stages = {}
+    # A stage of a round is held against that of the last round before.
+    ran = {_kind_of(stage): before.lock[stage].deps for stage in before.chain}
     for stage in after.chain:
-        old = before.lock[stage].deps if stage in before.lock else {}
+        old = ran.get(_kind_of(stage), {})
         moved = [
             path
             for path, md5 in after.lock[stage].deps.items()
-            if path in old and old[path] != md5 and path not in after.makers and path != "data"
+            if path in old and old[path] != md5 and path not in after.outs and path != "data"
         ]
         if moved:
             stages[stage] = moved
     return {"files": files, "dependencies": stages}
+
+
+def _kind_of(stage: str) -> str:
+    return stage.partition("@")[0]
+
+
+def _stages(snapshot: Snapshot) -> str:
+    """The pipeline's text, as it is where it goes on from a champion."""
+    return without_subject(snapshot.files[PIPELINE].decode())
 
 
 def _figures(old: Version, new: Version) -> dict[str, dict[str, Any]]:

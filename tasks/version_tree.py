@@ -5,6 +5,7 @@ Reads tags, the lock file of the version's commit and the runs' states; hashes n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from tasks.gitstore import GitStore
 from tasks.lineage import METRICS, SUBJECT
 from tasks.store import tracking_errors
 from tasks.verify.validation import parse_results, read_artifact
-from tasks.versions import PREPARED, Snapshot, Version, earlier, find_version, kept_from, snapshot_of, versions
+from tasks.versions import PREPARED, Snapshot, Version, find_version, snapshot_at, snapshot_of, versions
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -24,8 +25,9 @@ def lineage(client: MlflowClient, text: str, root: Path | str = ".") -> dict[str
     """The tree behind a version, as plain values.
 
     Returns:
-        `version`, `aliases`, `adapter`, `figures`, `rounds` (the last first), `data`, `subject`, `git`; each hash is
-        DVC's, each run has its id, its state and its page relative to MLflow's.
+        `version`, `aliases`, `adapter`, `figures`, `rounds` (the last first, with those of the versions that this one
+        goes on from: `kept_from`), `data`, `subject`, `git`; each hash is DVC's, each run has its id, its state and
+        its page relative to MLflow's.
 
     Raises:
         DataError: There is no such version, or nothing holds its dvc.lock.
@@ -34,14 +36,20 @@ def lineage(client: MlflowClient, text: str, root: Path | str = ".") -> dict[str
     git = GitStore(root)
     version = find_version(client, text)
     snapshot = snapshot_of(git, version)
-    kept = kept_from(snapshot, earlier(git, versions(client, version.model), version))
+    line = [(version, snapshot), *_before(client, git, version, snapshot)]
+    # The oldest of the line made the subject.
+    made_for, made = line[-1]
     return {
         "version": version.name,
         "aliases": list(version.aliases),
         **{key: version.tags[f"jpu.{key}"] for key in ("promoted_at", "replaces", "replaced_by") if _has(version, key)},
         "adapter": {"path": snapshot.adapter, "md5": snapshot.out(snapshot.adapter)},
         "figures": {"path": METRICS, "md5": snapshot.out(METRICS), "run": _run(client, version, snapshot, METRICS)},
-        "rounds": [_round(client, version, snapshot, number, kept) for number in _rounds(snapshot)],
+        "rounds": [
+            {**_round(client, v, s, number), "kept_from": 0 if v is version else v.number}
+            for v, s in line
+            for number in _rounds(s)
+        ],
         "data": {
             "md5": snapshot.data,
             "prepared": {"path": PREPARED, "md5": snapshot.out(PREPARED)},
@@ -51,8 +59,8 @@ def lineage(client: MlflowClient, text: str, root: Path | str = ".") -> dict[str
         "subject": {
             "path": SUBJECT,
             "md5": snapshot.out(SUBJECT),
-            "run": _run(client, version, snapshot, SUBJECT),
-            "kept_from": kept.get(snapshot.makers.get(SUBJECT, ""), 0),
+            "run": _run(client, made_for, made, SUBJECT),
+            "kept_from": 0 if made_for is version else made_for.number,
         },
         "git": {
             "commit": version.lock_commit,
@@ -66,15 +74,25 @@ def _has(version: Version, key: str) -> bool:
     return f"jpu.{key}" in version.tags
 
 
+def _before(
+    client: MlflowClient, git: GitStore, version: Version, snapshot: Snapshot
+) -> Iterator[tuple[Version, Snapshot]]:
+    """The versions that one goes on from, the newest first, as far as git has them."""
+    known = {one.name: one for one in versions(client, version.model)}
+    while snapshot.start and (older := known.get(snapshot.start.version)):
+        if older.number >= version.number or not git.commit(older.lock_commit):
+            return
+        version, snapshot = older, snapshot_at(git, older.lock_commit)
+        yield version, snapshot
+
+
 def _rounds(snapshot: Snapshot) -> list[str]:
     """Numbers of the rounds in the chain, the last first."""
     numbers = [stage.partition("@")[2] for stage in snapshot.chain if stage.startswith("unlearn@")]
     return list(reversed(numbers))
 
 
-def _round(
-    client: MlflowClient, version: Version, snapshot: Snapshot, number: str, kept: dict[str, int]
-) -> dict[str, Any]:
+def _round(client: MlflowClient, version: Version, snapshot: Snapshot, number: str) -> dict[str, Any]:
     stages = {}
     for name, outs in _ROUND.items():
         paths = [f"artifacts/rounds/{number}/{out}" for out in outs]
@@ -83,12 +101,7 @@ def _round(
             "outs": {path: snapshot.out(path) for path in paths},
         }
     mined = snapshot.lock[f"mine@{number}"].deps if f"mine@{number}" in snapshot.lock else {}
-    return {
-        "round": number,
-        "stages": stages,
-        "prepared": mined.get(PREPARED, ""),
-        "kept_from": kept.get(f"mine@{number}", 0),
-    }
+    return {"round": number, "stages": stages, "prepared": mined.get(PREPARED, "")}
 
 
 def _run(client: MlflowClient, version: Version, snapshot: Snapshot, path: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Registered versions, and what git holds of each: the lock file, the data's hash and the settings that made it.
+"""Registered versions, and what git holds of each: pipeline, lock file, the data's hash and the settings.
 
 A version is a number, an alias (`champion`, `challenger`), or a model's name with either: `jpu-sandbox/3`. The commit
 that `tasks/champion.py` makes for a version is in its tag `jpu.lock_commit`, and under the git tag `jpu/sandbox/v3`.
@@ -7,7 +7,7 @@ that `tasks/champion.py` makes for a version is in its tag `jpu.lock_commit`, an
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from jpu.errors import DataError
 from jpu.files import write_bytes
 from tasks.gitstore import GitStore
 from tasks.lineage import METRICS, SUBJECT, UNKNOWN, experiment_name
+from tasks.pinned import START, Start, read_start
 from tasks.repository import DATA, Locked, data_hash, read_lock, read_params
 from tasks.store import tracking_errors
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 LOCK, PARAMS, PIPELINE = "dvc.lock", "params.yaml", "dvc.yaml"
-KEPT = (LOCK, DATA, PARAMS)
+# What a version's commit adds to its code; START only where it goes on from another version.
+KEPT = (LOCK, DATA, PARAMS, PIPELINE, START)
 CHAMPION = "champion"
 LOCK_COMMIT = "jpu.lock_commit"
 PREPARED = "artifacts/prepared"
@@ -78,12 +80,13 @@ class Version:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What dvc.lock, data.dvc and params.yaml say together: at a commit, or in a working tree (commit "")."""
+    """What the kept files say together: at a commit, or in a working tree (commit "")."""
 
     commit: str
     lock: Mapping[str, Locked]
     data: str
     params: Mapping[str, Any]
+    start: Start | None
     files: Mapping[str, bytes] = field(repr=False, default_factory=dict)
 
     @property
@@ -96,9 +99,15 @@ class Snapshot:
         """Output → the stage that makes it."""
         return {path: stage for stage, entry in self.lock.items() for path in entry.outs}
 
+    @cached_property
+    def outs(self) -> dict[str, str]:
+        """Output → hash: of what the stages made, and of what they start from."""
+        pinned = dict(self.start.outs) if self.start else {}
+        return pinned | {path: md5 for entry in self.lock.values() for path, md5 in entry.outs.items()}
+
     def out(self, path: str) -> str:
-        """Hash of an output, "" where no stage makes it."""
-        return self.lock[self.makers[path]].outs[path] if path in self.makers else ""
+        """Hash of an output, "" where no stage makes it and nothing pins it."""
+        return self.outs.get(path, "")
 
     @cached_property
     def chain(self) -> tuple[str, ...]:
@@ -182,15 +191,16 @@ def snapshot_at(git: GitStore, commit: str) -> Snapshot:
     """What a commit holds.
 
     Raises:
-        DataError: One of the three files is not in there.
+        DataError: One of them is not in there.
         SettingsError: One of them cannot be parsed.
     """
     files = {}
     for name in KEPT:
         data = git.read(commit, name)
-        if data is None and name != DATA:
+        if data is not None:
+            files[name] = data
+        elif name not in (DATA, START):
             raise DataError(f"holds no {name}", where=f"commit {commit[:12]}", mend="Record the version again.")
-        files[name] = data or b""
     with tempfile.TemporaryDirectory(prefix="jpu-snapshot-") as folder:
         for name, data in files.items():
             write_bytes(Path(folder, name), data)
@@ -222,40 +232,5 @@ def snapshot_of(git: GitStore, version: Version) -> Snapshot:
     )
 
 
-def earlier(git: GitStore, versions: list[Version], than: Version) -> Iterator[tuple[Version, Snapshot]]:
-    """Versions before one whose commits are there, the newest first."""
-    for version in reversed(versions):
-        if version.number < than.number and version.lock_commit and git.commit(version.lock_commit):
-            yield version, snapshot_at(git, version.lock_commit)
-
-
-def kept_from(snapshot: Snapshot, before: Iterable[tuple[Version, Snapshot]]) -> dict[str, int]:
-    """Stages that were not run again although their inputs were, each with the version whose inputs they have read.
-
-    Args:
-        snapshot: The version's.
-        before: Earlier versions, the newest first. One is a witness where its lock file has the very same entry of the
-            stage, and its stages made what the entry says was read.
-
-    Returns:
-        Stage → version's number; 0 where no version is a witness.
-    """
-    known, found = list(before), {}
-    for stage in snapshot.chain:
-        entry = snapshot.lock[stage]
-        read = {path: md5 for path, md5 in entry.deps.items() if path in snapshot.makers}
-        if all(md5 == snapshot.out(path) for path, md5 in read.items()):
-            continue
-        found[stage] = next(
-            (
-                version.number
-                for version, other in known
-                if other.lock.get(stage) == entry and all(other.out(path) == md5 for path, md5 in read.items())
-            ),
-            0,
-        )
-    return found
-
-
 def _read(folder: Path, commit: str, files: Mapping[str, bytes]) -> Snapshot:
-    return Snapshot(commit, read_lock(folder), data_hash(folder), read_params(folder), files)
+    return Snapshot(commit, read_lock(folder), data_hash(folder), read_params(folder), read_start(folder), files)

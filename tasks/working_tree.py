@@ -39,7 +39,7 @@ def unsaved(git: GitStore, versions: Iterable[Version]) -> list[str]:
         here = snapshot_here(git.root)
     except SettingsError:
         return found
-    outputs = [*here.makers, *([DATA_FOLDER] if here.data else [])]
+    outputs = [*here.outs, *([DATA_FOLDER] if here.data else [])]
     with open_repo(git.root) as repo:
         now = {path: repo_hash(repo, path) for path in outputs if (git.root / path).exists()}
         cache = local_objects(repo)
@@ -69,7 +69,7 @@ def held(path: Path) -> bytes | None:
 
 
 def put_in_place(root: Path | str, commit: str) -> list[str]:
-    """Write dvc.lock, data.dvc and params.yaml of a commit, then have DVC put outputs and data in place.
+    """Make the pipeline's files those of a commit, then have DVC put outputs and data in place.
 
     Overwrites what is there: see `unsaved` first.
 
@@ -88,7 +88,9 @@ def put_in_place(root: Path | str, commit: str) -> list[str]:
     git = GitStore(root)
     for name in KEPT:
         data = git.read(commit, name)
-        if data is not None:
+        if data is None:
+            (git.root / name).unlink(missing_ok=True)
+        else:
             write_bytes(git.root / name, data)
     try:
         with open_repo(git.root) as repo:

@@ -1,8 +1,7 @@
 """A micro pipeline that was hardened twice: real git, DVC with a remote, MLflow; for tests that look back at versions.
 
-Version 1 has one round. For version 2 the data got one more template and the pipeline one more round; its first round
-was not made again, so it still says that it read the older data. Version 1 was recorded in git (tasks/champion.py) and
-made the champion, version 2 was not.
+Version 1 has one round; it was recorded in git (tasks/champion.py) and made the champion. Version 2 was hardened from
+it in a checkout (tasks/checkout.py, tasks/start.py) whose data got one more template; it was not recorded.
 
 Stages run one after the other in one process, then DVC is told; importing torch for each would take most of the time.
 """
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.checkout import CHECKOUTS
 from tasks.environment import quiet
 from tasks.store import open_client
 from tasks.versions import Version, find_version, versions
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 COPIED = ("jpu", "tasks", "flows", ".dvc/plots", "dvc.yaml", ".gitignore", ".dvcignore")
+CHECKOUT = "second"
 TEMPLATE = {
     "id": "added-1",
     "family": "added",
@@ -50,6 +51,12 @@ ADDRESSES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
+PROMOTION = """
+from tasks.champion import promote
+from tasks.rollback import rollback
+from tasks.store import open_client
+{}(open_client(), "{}")
+"""
 IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.org")
 
 
@@ -91,7 +98,7 @@ def built() -> Path:
     (here / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
     (here / "mlflow").mkdir()
     (here / "mlflow/.gitignore").write_text("*\n")
-    (here / "params.yaml").write_text(_params(1))
+    (here / "params.yaml").write_text(_params())
     _run(here, sys.executable, "-m", "jpu.sandbox", "data/sandbox")
     git(here, "init", "-q", "-b", "main")
     _run(here, "dvc", "add", "-q", "data")
@@ -102,21 +109,28 @@ def built() -> Path:
 
 
 def harden() -> None:
-    """Make both versions in the current folder; for a process of its own, since it changes it."""
+    """Make both versions in the current folder; for a process of its own, since it changes into the checkout."""
     from dvc.repo import Repo
 
     from tasks.champion import promote
+    from tasks.checkout import open_checkout
+    from tasks.start import start_from
 
     quiet()
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path.cwd()}/mlflow/mlflow.db"
     with Repo(".") as repo:
         _stages(repo, "prepare", "subject", "mine@1", "identify@1", "unlearn@1")
         _stages(repo, "evaluate")
         repo.push()
     promote(open_client(), "1")
-
+    champion = find_version(open_client(), "champion")
+    checkout = open_checkout(CHECKOUT, champion.lock_commit)
+    os.chdir(checkout.folder)
+    with Repo(".") as repo:
+        repo.pull()
     with Path("data/sandbox/templates.jsonl").open("a") as file:
         file.write(json.dumps(TEMPLATE) + "\n")
-    Path("params.yaml").write_text(_params(2))
+    start_from(champion)
     with Repo(".") as repo:
         repo.add("data")
         _stages(repo, "prepare", "mine@2", "identify@2", "unlearn@2")
@@ -133,9 +147,9 @@ def _stages(repo: Repo, *names: str) -> None:
         repo.commit(name, force=True)
 
 
-def _params(rounds: int) -> str:
+def _params() -> str:
     """The micro settings with less teaching: what the subject is worth is no matter here."""
-    document = json.loads(params(rounds))
+    document = json.loads(params(1))
     document["profiles"]["micro"]["subject"]["teaching"] |= {"knowledge_steps": 40, "manners_steps": 160}
     return json.dumps(document, indent=2)
 
@@ -146,11 +160,13 @@ class Place:
 
     Attributes:
         root: The repository.
+        checkout: The checkout in which version 2 was made.
         remote: Its DVC remote, a folder.
         client: An open MLflow client.
     """
 
     root: Path
+    checkout: Path
     remote: Path
     client: MlflowClient
 
@@ -179,11 +195,10 @@ class Place:
         }
 
     def run(self, code: str) -> subprocess.CompletedProcess[str]:
-        """Run Python here, in a process of its own."""
+        """Run Python in the current folder, in a process of its own, on the same store."""
         return subprocess.run(
             [sys.executable, "-c", code],
-            cwd=self.root,
-            env=clean_environment(ROOT),
+            env=clean_environment(ROOT) | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]},
             capture_output=True,
             text=True,
             timeout=120,
@@ -202,31 +217,30 @@ def copied(to: Path, patch: pytest.MonkeyPatch, champion: str = "") -> Place:
     patch.chdir(to / "here")
     # In full: MLflow keeps a connection for each address, and a relative one would lead to the first copy.
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{to}/here/mlflow/mlflow.db")
-    return Place(to / "here", to / "remote", open_client())
+    return Place(to / "here", to / "here" / CHECKOUTS / CHECKOUT, to / "remote", open_client())
 
 
 @functools.cache
 def promoted(champion: str) -> Path:
-    """The same, after a promotion of one of its versions."""
+    """The same, after a promotion of version 2 where it was made, and with its files in the repository."""
     base = _folder() / "base"
     shutil.copytree(built(), base, symlinks=True)
     _readdress(base, built())
-    _run(
-        base / "here",
-        sys.executable,
-        "-c",
-        "import sys; from tasks.champion import promote; from tasks.store import open_client\n"
-        "promote(open_client(), sys.argv[1])",
-        champion,
-    )
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{base}/here/mlflow/mlflow.db"}
+    _run(base / "here" / CHECKOUTS / CHECKOUT, sys.executable, "-c", PROMOTION.format("promote", champion), **store)
+    _run(base / "here", sys.executable, "-c", PROMOTION.format("rollback", champion), **store)
     return base
 
 
 def _readdress(to: Path, base: Path) -> None:
-    """MLflow keeps absolute addresses."""
+    """MLflow, git and the checkout's DVC keep absolute addresses."""
     with contextlib.closing(sqlite3.connect(to / "here/mlflow/mlflow.db")) as store, store:
         for table, column in ADDRESSES:
             store.execute(f"update {table} set {column} = replace({column}, ?, ?)", (str(base), str(to)))
+    checkout = to / "here" / CHECKOUTS / CHECKOUT
+    (tied,) = (to / "here/.git/worktrees").iterdir()
+    for file in (checkout / ".dvc/config.local", checkout / ".git", tied / "gitdir"):
+        file.write_text(file.read_text().replace(str(base), str(to)))
 
 
 def _folder() -> Path:
@@ -236,9 +250,8 @@ def _folder() -> Path:
     return folder
 
 
-def _run(folder: Path, *command: str) -> None:
-    done = subprocess.run(
-        command, cwd=folder, env=clean_environment(folder), capture_output=True, text=True, timeout=500, check=False
-    )
+def _run(folder: Path, *command: str, **environment: str) -> None:
+    env = clean_environment(folder) | environment
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=500, check=False)
     if done.returncode:
         raise AssertionError(f"{command[:3]} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")

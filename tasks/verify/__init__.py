@@ -8,30 +8,31 @@ tags, or keep their hashes elsewhere, for that. It loads no model and runs no co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jpu.errors import DataError, SettingsError
 from tasks.gitstore import GitStore
-from tasks.objects import Objects, open_objects
+from tasks.objects import open_objects
 from tasks.verify.adapter import check_adapter_artifact
-from tasks.verify.chain import BrokenLinkError, Chain, Check, Passed
+from tasks.verify.chain import BrokenLinkError, Chain, Check, Passed, read_snapshot
 from tasks.verify.code import check_code, check_params, check_pipeline
 from tasks.verify.commit import check_commit, check_identity
 from tasks.verify.contents import check_contents, check_every_content
 from tasks.verify.figures import check_figures
 from tasks.verify.graph import check_data, check_graph
 from tasks.verify.runs import check_runs
+from tasks.verify.start import check_start
 from tasks.verify.validation import check_validation
-from tasks.versions import LOCK_COMMIT, Version, find_version, kept_from, snapshot_at, versions
+from tasks.versions import Version, find_version, versions
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CHECKS: tuple[Check, ...] = (
     check_commit,
+    check_start,
     check_identity,
     check_adapter_artifact,
     check_graph,
@@ -48,7 +49,10 @@ CHECKS: tuple[Check, ...] = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found about a version: the links that hold, in order, and the first that does not."""
+    """What was found about a version: the links that hold, in order, and the first that does not.
+
+    The links of an earlier version stand after `from version N`; a broken one of it has its name in front.
+    """
 
     version: str
     passed: tuple[Passed, ...]
@@ -72,14 +76,13 @@ def verify(
     deep: bool = False,
     say: Callable[[Passed], object] = lambda passed: None,
 ) -> Verdict:
-    """Derive the chain of a version again.
+    """Derive the chain of a version again, and those of the versions that it goes on from.
 
     Args:
         client: MLflow's client.
         text: The version (tasks/versions.py).
         root: The repository's folder.
-        deep: Read every output of every stage, the cache as well as the remote, and verify the earlier versions that
-            this one goes on from.
+        deep: Read every output of every stage, and the cache as well as the remote.
         say: Called with each link that holds, as soon as it is known.
 
     Raises:
@@ -88,48 +91,26 @@ def verify(
     """
     git = GitStore(root)
     passed: list[Passed] = []
-    waiting, seen = [find_version(client, text)], set()
-    first = waiting[0].name
-
-    def keep(one: Passed) -> None:
-        passed.append(one)
-        say(one)
-
+    first = find_version(client, text)
+    version: Version | None = first
     try:
         with open_objects(git.root) as (cache, remote):
-            while waiting:
-                version = waiting.pop(0)
-                seen.add(version.number)
-                if version.name != first:
-                    keep(Passed("goes on from", f"{version.name}, whose chain follows"))
-                chain = _chain(client, git, version, remote or cache, cache if remote else None)
-                for check in (*CHECKS, *((check_every_content,) if deep else ())):
-                    for one in check(chain):
-                        keep(one)
-                if deep:
-                    older = set(kept_from(chain.snapshot, chain.before).values()) - seen
-                    waiting += [v for v in chain.versions if v.number in older]
+            places = (remote or cache, cache if remote else None)
+            known = tuple(versions(client, first.model))
+            while version:
+                chain = Chain(version, read_snapshot(git, version), client, git, *places, known)
+                for one in _links(chain, deep):
+                    passed.append(one)
+                    say(one)
+                version = chain.ancestor()
     except BrokenLinkError as broken:
-        return Verdict(version.name, tuple(passed), broken)
-    return Verdict(first, tuple(passed), None)
+        named = broken if version in (first, None) else broken.of(version.name)
+        return Verdict(first.name, tuple(passed), named)
+    return Verdict(first.name, tuple(passed), None)
 
 
-def _chain(client: MlflowClient, git: GitStore, version: Version, objects: Objects, cache: Objects | None) -> Chain:
-    """The version with what its commit holds. Raises BrokenLinkError where there is no such commit or no lock in it."""
-    commit = version.lock_commit
-    meaning = "without its dvc.lock nothing of the version can be derived again"
-    if not commit or git.commit(commit) != commit:
-        raise BrokenLinkError(
-            "git commit",
-            expected=f"commit {commit}" if commit else "a commit",
-            found="no such commit" if commit else "none",
-            where="git" if commit else f"tag {LOCK_COMMIT} of {version.name}",
-            meaning=meaning if commit else f"it was never recorded: `jpu promote` does; {meaning}",
-        )
-    try:
-        snapshot = snapshot_at(git, commit)
-    except (DataError, SettingsError) as error:
-        raise BrokenLinkError(
-            "dvc.lock", expected="a lock file", found=error.what, where=f"commit {commit[:12]}", meaning=meaning
-        ) from error
-    return Chain(version, snapshot, client, git, objects, cache, tuple(versions(client, version.model)))
+def _links(chain: Chain, deep: bool) -> Iterator[Passed]:
+    for check in (*CHECKS, *((check_every_content,) if deep else ())):
+        yield from check(chain)
+    if older := chain.ancestor():
+        yield Passed(f"from version {older.number}", f"{older.name}, whose chain follows")

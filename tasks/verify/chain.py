@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from jpu.errors import DataError, SettingsError
 from tasks.code_hashes import CodeHashes
 from tasks.gitstore import GitStore
 from tasks.objects import Objects
 from tasks.repository import Locked
-from tasks.versions import Snapshot, Version, earlier
+from tasks.versions import KEPT, LOCK, LOCK_COMMIT, Snapshot, Version, snapshot_at
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -41,9 +42,38 @@ class BrokenLinkError(Exception):
         super().__init__(f"{link}: expected {expected}, found {found} in {where}: {meaning}")
         self.link, self.expected, self.found, self.where, self.meaning = link, expected, found, where, meaning
 
+    def of(self, version: str) -> BrokenLinkError:
+        """The same, said of an earlier version."""
+        parts = self.as_dict()
+        return BrokenLinkError(f"{version}: {parts.pop('link')}", **parts)
+
     def as_dict(self) -> dict[str, str]:
         """As plain values."""
         return {name: getattr(self, name) for name in ("link", "expected", "found", "where", "meaning")}
+
+
+def read_snapshot(git: GitStore, version: Version) -> Snapshot:
+    """What the version's commit holds. Raises BrokenLinkError where there is no such commit or no lock in it."""
+    commit = version.lock_commit
+    meaning = "without its dvc.lock nothing of the version can be derived again"
+    if not commit or git.commit(commit) != commit:
+        raise BrokenLinkError(
+            "git commit",
+            expected=f"commit {commit}" if commit else "a commit",
+            found="no such commit" if commit else "none",
+            where="git" if commit else f"tag {LOCK_COMMIT} of {version.name}",
+            meaning=meaning if commit else f"it was never recorded: `jpu promote` does; {meaning}",
+        )
+    try:
+        return snapshot_at(git, commit)
+    except (DataError, SettingsError) as error:
+        raise BrokenLinkError(
+            next((name for name in KEPT if name in error.where), LOCK),
+            expected="a file that can be read",
+            found=error.what,
+            where=f"commit {commit[:12]}",
+            meaning=meaning,
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -73,19 +103,20 @@ class Chain:
         """Hashes of the code in the version's commit."""
         return CodeHashes(self.git, self.snapshot.commit)
 
-    @cached_property
-    def before(self) -> tuple[tuple[Version, Snapshot], ...]:
-        """Earlier versions with their snapshots, the newest first."""
-        return tuple(earlier(self.git, list(self.versions), self.version))
-
     def stages(self) -> Iterator[tuple[str, Locked]]:
         """The stages of the chain with their entries in the lock file, in order."""
         for stage in self.snapshot.chain:
             yield stage, self.snapshot.lock[stage]
 
-    def frozen(self, stage: str) -> Iterator[tuple[Version, Snapshot]]:
-        """Earlier versions whose lock file has the very same entry of a stage: it was not run again since."""
-        return ((v, s) for v, s in self.before if s.lock.get(stage) == self.snapshot.lock[stage])
+    def of(self, version: Version) -> Chain:
+        """The same for another version. Raises BrokenLinkError as `read_snapshot` does."""
+        return replace(self, version=version, snapshot=read_snapshot(self.git, version))
+
+    def ancestor(self) -> Version | None:
+        """The version that this one goes on from; None where there is none, or none of that name before this one."""
+        start = self.snapshot.start
+        older = (v for v in self.versions if v.number < self.version.number)
+        return next((v for v in older if start and v.name == start.version), None)
 
     def run(self, stage: str) -> Run:
         """The run that made a stage's outputs.

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tasks.code_hashes import CodeHashes
-from tasks.repository import Locked
 from tasks.verify.chain import BrokenLinkError, Chain, Passed
-from tasks.verify.graph import in_words
-from tasks.versions import PIPELINE, Snapshot
+from tasks.versions import PIPELINE
 from tasks.witness import Difference, code_difference, code_paths, params_difference
-
-Differ = Callable[[Snapshot, CodeHashes, Locked], Difference | None]
 
 
 def check_code(chain: Chain) -> Iterator[Passed]:
     """Files and folders of code that the stages read, hashed again out of git."""
-    made = chain.snapshot.makers
+    made = chain.snapshot.outs
     paths = {path for _, entry in chain.stages() for path in code_paths(entry, made)}
-    kept = _settle(
-        chain,
-        "code",
-        lambda snapshot, code, entry: code_difference(entry, code, made),
-        "the version was made by other code than its commit holds",
-    )
-    yield Passed("code", f"hashes of {len(paths)} files and folders are those of the commit's tree{kept}")
+    for stage, entry in chain.stages():
+        _hold(chain, f"code of {stage}", code_difference(entry, chain.code, made), "by other code")
+    yield Passed("code", f"hashes of {len(paths)} files and folders are those of the commit's tree")
 
 
 def check_params(chain: Chain) -> Iterator[Passed]:
     """Parameters in the lock file, held against the commit's params.yaml."""
     count = sum(len(entry.params) for _, entry in chain.stages())
-    kept = _settle(
-        chain,
-        "params",
-        lambda snapshot, code, entry: params_difference(entry, snapshot.params),
-        "the version was made with other settings than its commit holds",
-    )
-    yield Passed("params", f"{count} sections in dvc.lock are those of params.yaml{kept}")
+    for stage, entry in chain.stages():
+        _hold(chain, f"params of {stage}", params_difference(entry, chain.snapshot.params), "with other settings")
+    yield Passed("params", f"{count} sections in dvc.lock are those of params.yaml")
 
 
 def check_pipeline(chain: Chain) -> Iterator[Passed]:
@@ -80,26 +67,15 @@ def _defined(chain: Chain) -> dict[str, Any]:
         ) from error
 
 
-def _settle(chain: Chain, link: str, differ: Differ, meaning: str) -> str:
-    """Find a commit that agrees for each stage: its own, or, where it was not run since, an earlier version's."""
-    kept: dict[str, int] = {}
-    for stage, entry in chain.stages():
-        found = differ(chain.snapshot, chain.code, entry)
-        if found is None:
-            continue
-        for version, snapshot in chain.frozen(stage):
-            if differ(snapshot, CodeHashes(chain.git, snapshot.commit), entry) is None:
-                kept[stage] = version.number
-                break
-        else:
-            raise BrokenLinkError(
-                f"{link} of {stage}: {found.what}",
-                expected=f"{found.ran} (dvc.lock)",
-                found=found.held,
-                where=f"commit {chain.snapshot.commit[:12]}",
-                meaning=meaning,
-            )
-    return in_words(kept)
+def _hold(chain: Chain, link: str, found: Difference | None, how: str) -> None:
+    if found:
+        raise BrokenLinkError(
+            f"{link}: {found.what}",
+            expected=f"{found.ran} (dvc.lock)",
+            found=found.held,
+            where=f"commit {chain.snapshot.commit[:12]}",
+            meaning=f"the version was made {how} than its commit holds",
+        )
 
 
 def _sides(locked: Mapping[str, str], defined: Any) -> tuple[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from jpu.errors import SettingsError
+from tasks.rewriting import without_subject
 from tasks.verify.chain import BrokenLinkError, Chain, Passed
-from tasks.versions import CHAMPION, KEPT, LOCK_COMMIT
+from tasks.versions import CHAMPION, KEPT, LOCK_COMMIT, PIPELINE
 
 
 def check_commit(chain: Chain) -> Iterator[Passed]:
@@ -40,6 +42,7 @@ def check_commit(chain: Chain) -> Iterator[Passed]:
             where=f"commit {commit[:12]}",
             meaning="code was changed in the commit that was to hold the lock file only",
         )
+    _check_pipeline(chain, parent)
     yield Passed("git commit", f"{commit[:12]} adds the lock file to {parent[:12]}, and no code")
     if CHAMPION in version.aliases:
         branch = git.commit(f"refs/heads/jpu/{version.profile}/{CHAMPION}")
@@ -52,6 +55,24 @@ def check_commit(chain: Chain) -> Iterator[Passed]:
                 meaning="the served alias and the branch disagree; `jpu rollback` sets both",
             )
         yield Passed("champion's branch", f"at {commit[:12]}, as the alias is")
+
+
+def _check_pipeline(chain: Chain, parent: str) -> None:
+    """dvc.yaml is the parent's, without the subject's stage where the pipeline goes on from a champion."""
+    commit, start = chain.version.lock_commit, chain.snapshot.start
+    pipeline = (chain.git.read(parent, PIPELINE) or b"").decode(errors="replace")
+    try:
+        expected = without_subject(pipeline) if start else pipeline
+    except SettingsError:
+        expected = ""
+    if chain.snapshot.files[PIPELINE] != expected.encode():
+        raise BrokenLinkError(
+            "git commit",
+            expected=f"{PIPELINE} of commit {parent[:12]}{', without its subject' if start else ''}",
+            found="another one",
+            where=f"commit {commit[:12]}",
+            meaning="what the stages run was changed in the commit that was to hold the lock file only",
+        )
 
 
 def check_identity(chain: Chain) -> Iterator[Passed]:

@@ -17,9 +17,11 @@ from tests.hardened import TEMPLATE, Place, copied
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Version 1 is the champion; version 2, the challenger, is in the working tree."""
+    """Version 1 is the champion; version 2, the challenger, is in a checkout, which is the current folder."""
     monkeypatch.setenv("COLUMNS", "80")
-    return copied(tmp_path / "base", monkeypatch)
+    place = copied(tmp_path / "base", monkeypatch)
+    monkeypatch.chdir(place.checkout)
+    return place
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def jpu() -> Callable[..., Result]:
 
 def edit(place: Place) -> None:
     """Work on the settings that no version has."""
-    settings = place.root / "params.yaml"
+    settings = place.checkout / "params.yaml"
     settings.write_text(settings.read_text().replace('"seed": 3', '"seed": 4'))
 
 
@@ -65,7 +67,7 @@ def test_from_challenger_to_champion_and_back(place: Place, jpu: Callable[..., R
 
     back = jpu("rollback", "1")
     assert back.exit_code == 0 and "Champion: version 1, before that 2." in back.output
-    assert "Put in place: dvc.lock, data.dvc, params.yaml." in back.output
+    assert "Put in place: dvc.lock, data.dvc, params.yaml, dvc.yaml, champion.dvc." in back.output
     assert place.champion() == 1
     assert "Artifacts: as they were." in jpu("rollback", "1").output
 

@@ -12,7 +12,7 @@ from tasks.champion import promote, record, recover
 from tasks.gitstore import GitStore
 from tasks.promotion import Promotion
 from tasks.versions import KEPT, find_version
-from tests.hardened import Place, copied
+from tests.hardened import Place, copied, git
 
 REF = "refs/heads/jpu/micro/champion"
 # A promotion that is killed just before, or just after, the alias moves.
@@ -32,8 +32,10 @@ promote(open_client(), "2")
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Version 1 is the champion; version 2 is in the working tree and nowhere recorded."""
-    return copied(tmp_path / "base", monkeypatch)
+    """Version 1 is the champion; version 2 is in a checkout, which is the current folder, and nowhere recorded."""
+    place = copied(tmp_path / "base", monkeypatch)
+    monkeypatch.chdir(place.checkout)
+    return place
 
 
 def agree(place: Place, number: int) -> None:
@@ -52,9 +54,9 @@ def test_a_version_is_recorded_beside_what_a_person_works_on(place: Place) -> No
     assert place.state() == before
     assert place.version("2").lock_commit == commit == place.git("rev-parse", "jpu/micro/v2^{commit}")
     assert place.git("cat-file", "-t", "jpu/micro/v2") == "tag"
-    assert place.git("rev-parse", f"{commit}^") == place.git("rev-parse", "HEAD")
+    assert place.git("rev-parse", f"{commit}^") == place.version("1").lock_commit
     for name in KEPT:
-        assert GitStore(place.root).read(commit, name) == (place.root / name).read_bytes()
+        assert GitStore(place.root).read(commit, name) == (place.checkout / name).read_bytes()
     changed = place.git("diff", "--name-only", f"{commit}^", commit).splitlines()
     assert sorted(changed) == sorted(KEPT)
     # Again, and after a kill between git and MLflow, it is the same commit.
@@ -70,18 +72,18 @@ def test_a_version_of_another_tree_is_not_recorded(place: Place) -> None:
 
 
 def test_a_version_of_code_that_git_does_not_have_is_not_recorded(place: Place) -> None:
-    place.git("rm", "-q", "--cached", "tasks/expectations.py")
-    place.git("commit", "-q", "-m", "a file too few")
+    git(place.checkout, "rm", "-q", "--cached", "tasks/expectations.py")
+    git(place.checkout, "commit", "-q", "-m", "a file too few")
     with pytest.raises(DataError, match=r"ran with tasks/expectations\.py .*no such path"):
         promote(place.client, "2")
-    (place.root / "dvc.yaml").write_text((place.root / "dvc.yaml").read_text() + "\n")
+    (place.checkout / "dvc.yaml").write_text((place.checkout / "dvc.yaml").read_text() + "\n")
     with pytest.raises(DataError, match="differs from HEAD's"):
         promote(place.client, "2")
     agree(place, 1)
 
 
 def test_a_version_of_other_settings_than_these_is_not_recorded(place: Place) -> None:
-    settings = place.root / "params.yaml"
+    settings = place.checkout / "params.yaml"
     settings.write_text(settings.read_text().replace('"seed": 3', '"seed": 4'))
     with pytest.raises(DataError, match=r"ran with seed 3, HEAD and params\.yaml have 4"):
         promote(place.client, "2")
@@ -153,9 +155,8 @@ def test_gates_that_compared_with_a_former_champion(place: Place) -> None:
 
 
 def test_two_commands_at_once(place: Place) -> None:
-    git = GitStore(place.root)
     with (
-        Promotion(place.client, git, "jpu-micro", "micro").alone(),
+        Promotion(place.client, GitStore(place.root), "jpu-micro", "micro").alone(),
         pytest.raises(InfrastructureError, match="another command"),
     ):
         promote(place.client, "2")

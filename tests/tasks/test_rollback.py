@@ -17,7 +17,7 @@ from tasks.lineage import hardened_model
 from tasks.repository import hash_path
 from tasks.rollback import rollback
 from tasks.versions import KEPT
-from tasks.working_tree import unsaved
+from tasks.working_tree import held, unsaved
 from tests.hardened import Place, copied
 
 
@@ -28,13 +28,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 def agree(place: Place, number: int) -> None:
-    """Alias, branch, the three files, the adapter and the data are those of one version."""
+    """Alias, branch, the kept files, the adapter and the data in the current folder are those of one version."""
     version = place.version(str(number))
     assert place.champion() == number
     assert place.branch() == version.lock_commit
     git = GitStore(place.root)
     for name in KEPT:
-        assert (place.root / name).read_bytes() == git.read(version.lock_commit, name), name
+        assert held(Path(name)) == git.read(version.lock_commit, name), name
     assert hardened_model().identity.items() <= version.tags.items()
     assert hash_path("data") == version.tags["jpu.data"]
     assert not (git.common / "jpu/champion-micro.json").exists()
@@ -102,6 +102,7 @@ def test_a_params_file_that_is_broken_can_be_replaced(place: Place) -> None:
 
 def test_a_version_that_is_only_here_is_recorded_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = copied(tmp_path / "base", monkeypatch)
+    monkeypatch.chdir(place.checkout)
     said: list[str] = []
     rollback(place.client, "1", say=said.append)
     agree(place, 1)

@@ -28,7 +28,8 @@ def test_two_versions(place: Place) -> None:
     kinds = data["records"]["sandbox/templates.jsonl"]
     assert kinds["jailbreak added"] == [0, 1]
     assert [kind for kind, (old, new) in kinds.items() if old != new] == ["jailbreak added"]
-    assert found["params"] == {"rounds.2.prev": [None, "1"], "last_round": ["1", "2"]}
+    assert found["params"] == {"rounds.1.prev": ["0", None], "rounds.2.prev": [None, "1"], "last_round": ["1", "2"]}
+    assert found["goes_on_from"] == [None, "jpu-micro/1"]
     assert found["code"] == {"files": [], "dependencies": {}}
     figures = found["figures"]
     tags = [place.version(number).tags for number in "12"]
@@ -56,7 +57,7 @@ def test_code_that_changed(place: Place) -> None:
     """Version 2's commit, on other code; the lock file says that a stage ran it."""
     git, version = GitStore(place.root), place.version("2")
     files = {name: git.read(version.lock_commit, name) or b"" for name in ("data.dvc", "params.yaml", "dvc.lock")}
-    mining = snapshot_at(git, version.lock_commit).lock["unlearn@1"].deps["tasks/mining.py"]
+    mining = snapshot_at(git, version.lock_commit).lock["unlearn@2"].deps["tasks/mining.py"]
     files["dvc.lock"] = files["dvc.lock"].replace(mining.encode(), b"5" * 32)
     files["tasks/mining.py"] = b"# other\n"
     place.client.set_model_version_tag(
@@ -64,7 +65,7 @@ def test_code_that_changed(place: Place) -> None:
     )
     code = diff(place.client, "1", "2")["code"]
     assert code["files"] == [("M", "tasks/mining.py")]
-    assert code["dependencies"]["unlearn@1"] == ["tasks/mining.py"]
+    assert code["dependencies"]["unlearn@2"] == ["tasks/mining.py"]
 
 
 def test_data_that_the_cache_has_not_come_from_the_remote(place: Place) -> None:

@@ -33,13 +33,13 @@ def test_the_tree_behind_a_champion(place: Place) -> None:
     assert found["data"]["validation"]["expectations"] > 20 and found["data"]["validation"]["failed"] == []
     assert found["subject"]["md5"] == version.tags["jpu.subject"] and found["subject"]["kept_from"] == 1
     assert found["git"]["commit"] == version.lock_commit and found["git"]["tag"] == "jpu/micro/v2"
-    assert found["git"]["code"] == place.git("rev-parse", "HEAD")
+    assert found["git"]["code"] == place.version("1").lock_commit
 
 
 def test_what_is_gone_is_said(place: Place) -> None:
     place.client.delete_run(place.version("2").maker("mine@2"))
     place.client.set_model_version_tag("jpu-micro", "2", "jpu.run.prepare", "0" * 32)
-    place.client.set_model_version_tag("jpu-micro", "2", "jpu.run.subject", "unknown")
+    place.client.set_model_version_tag("jpu-micro", "1", "jpu.run.subject", "unknown")
     found = lineage(place.client, "2")
     assert found["rounds"][0]["stages"]["mine"]["run"]["status"] == "deleted"
     assert found["data"]["run"]["status"] == "missing" and found["data"]["validation"]["expectations"] == 0
@@ -50,9 +50,10 @@ def test_a_version_that_is_not_recorded_is_read_from_the_working_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = copied(tmp_path / "base", monkeypatch)
+    monkeypatch.chdir(place.checkout)
     found = lineage(place.client, "challenger")
-    assert found["git"] == {"commit": "", "tag": "", "code": place.git("rev-parse", "HEAD")}
+    assert found["git"] == {"commit": "", "tag": "", "code": place.version("1").lock_commit}
     assert found["rounds"][1]["kept_from"] == 1
-    (place.root / "dvc.lock").unlink()
+    (place.checkout / "dvc.lock").unlink()
     with pytest.raises(DataError, match=r"no commit holds its dvc\.lock"):
         lineage(place.client, "challenger")

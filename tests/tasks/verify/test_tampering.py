@@ -140,7 +140,7 @@ def run_failed(place: Place) -> None:
 
 
 def run_of_another_stage(place: Place) -> None:
-    other = place.version("2").maker("mine@1")
+    other = place.version("1").maker("mine@1")
     place.client.set_model_version_tag("jpu-micro", "2", "jpu.run.identify-2", other)
 
 
@@ -200,6 +200,28 @@ def commit_gone(place: Place) -> None:
     place.git("gc", "-q", "--prune=now")
 
 
+def start_lost(place: Place) -> None:
+    """Without the buffer, in champion.dvc alone."""
+    commit_again(place, {"champion.dvc": lambda text: text[: text.index("- path: artifacts/rounds/1/buffer")]})
+
+
+def ancestor_untagged(place: Place) -> None:
+    place.git("tag", "-d", "jpu/micro/v1")
+
+
+def ancestor_gone(place: Place) -> None:
+    """Version 2's commit on another parent; nothing else leads to that of version 1."""
+    commit_again(place, {}, parent=place.git("rev-parse", "main"))
+    place.git("tag", "-d", "jpu/micro/v1")
+    place.git("worktree", "remove", "--force", str(place.checkout))
+    place.git("reflog", "expire", "--expire=now", "--all")
+    place.git("gc", "-q", "--prune=now")
+
+
+def ancestor_run(place: Place) -> None:
+    place.client.delete_run(place.version("1").maker("subject"))
+
+
 def never_recorded(place: Place) -> None:
     place.client.delete_model_version_tag("jpu-micro", "2", "jpu.lock_commit")
 
@@ -229,7 +251,7 @@ _OTHER = rf"\g<1>{'5' * 32}"
     [
         pytest.param(never_recorded, "git commit", "never recorded", id="never recorded"),
         pytest.param(commit_gone, "git commit", "found no such commit in git", id="commit gone"),
-        pytest.param(no_lock, "dvc.lock", "expected a lock file", id="lock file cut off"),
+        pytest.param(no_lock, "dvc.lock", "expected a file that can be read", id="lock file cut off"),
         pytest.param(tag_moved, "git tag", "the tag was moved", id="tag moved"),
         pytest.param(branch_moved, "champion's branch", "disagree", id="branch moved"),
         pytest.param(code_in_the_commit, "git commit", "found tasks/evaluate.py", id="code in the commit"),
@@ -253,10 +275,10 @@ _OTHER = rf"\g<1>{'5' * 32}"
             id="lock: output",
         ),
         pytest.param(
-            lock(_MD5.format(stage="mine@1", path="artifacts/prepared"), _OTHER),
-            "prepare → mine@1",
-            "nor of an earlier one",
-            id="lock: input of a round that was kept",
+            lock(_MD5.format(stage="mine@2", path="artifacts/subject"), _OTHER),
+            "champion.dvc → mine@2",
+            "found 5555",
+            id="lock: input from the champion",
         ),
         pytest.param(
             lock(_MD5.format(stage="evaluate", path="artifacts/evaluation/card.html"), _OTHER),
@@ -295,7 +317,33 @@ _OTHER = rf"\g<1>{'5' * 32}"
         pytest.param(adapter_in_remote, "contents of adapter of round 2", "swapped", id="adapter's byte, remote"),
         pytest.param(data_in_remote, "contents of data", "sandbox/behaviors.jsonl", id="data file, remote"),
         pytest.param(listing_in_remote, "contents of data", "swapped", id="data's listing, remote"),
-        pytest.param(subject_in_remote, "contents of subject (base model)", "model.safetensors", id="base model"),
+        pytest.param(
+            subject_in_remote, "jpu-micro/1: contents of subject (base model)", "model.safetensors", id="base model"
+        ),
+        pytest.param(
+            committed("champion.dvc", "jpu-micro/1", "jpu-micro/7"),
+            "champion.dvc",
+            "found jpu-micro/7",
+            id="start: no version",
+        ),
+        pytest.param(
+            committed("champion.dvc", "jpu-micro/1", "jpu-micro/2"), "champion.dvc", "before 2", id="start: itself"
+        ),
+        pytest.param(committed("champion.dvc", "commit: ", "commit: 0"), "champion.dvc", "found 0", id="start: commit"),
+        pytest.param(
+            committed("champion.dvc", "md5: ", "md5: 5"),
+            "champion.dvc",
+            "artifacts/subject",
+            id="start: subject's hash",
+        ),
+        pytest.param(start_lost, "champion.dvc", "found not pinned", id="start: buffer left out"),
+        pytest.param(committed("champion.dvc", "meta:", "{"), "champion.dvc", "not YAML", id="start: cut off"),
+        pytest.param(ancestor_untagged, "jpu-micro/1: git tag", "no such tag", id="start: tag gone"),
+        pytest.param(ancestor_gone, "jpu-micro/1: git commit", "no such commit", id="start: commit gone"),
+        pytest.param(ancestor_run, "jpu-micro/1: run of subject", "a deleted run", id="start: run deleted"),
+        pytest.param(
+            committed("dvc.yaml", "tasks.evaluate", "tasks.better"), "git commit", "what the stages run", id="dvc.yaml"
+        ),
         pytest.param(path_gone_from_remote, "contents of path of round 2", "no such object", id="object gone"),
         pytest.param(figure, "figure after.asr_static", "found 0.01", id="figure"),
         pytest.param(failed_expectation, "validation", "failed", id="expectation failed"),

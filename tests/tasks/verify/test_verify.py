@@ -18,10 +18,13 @@ from tests.hardened import Place
 LINKS = (
     "git tag",
     "git commit",
+    "champion.dvc",
     "champion's branch",
     "registered hashes",
     "adapter in MLflow",
     "stages",
+    "run of unlearn@2",
+    "from version 1",
     "run of unlearn@1",
     "data",
     "contents of adapter of round 2",
@@ -46,28 +49,26 @@ def test_good_versions(place: Place) -> None:
     links = [one.link for one in verdict.passed]
     assert [link for link in LINKS if link not in links] == []
     words = {one.link: one.recomputed for one in verdict.passed}
-    assert words["stages"].endswith("kept from version 1: subject, mine@1, identify@1, unlearn@1")
+    assert words["from version 1"] == "jpu-micro/1, whose chain follows"
+    assert "those of jpu-micro/1" in words["champion.dvc"]
     assert "remote store" in words["contents of data"]
     former = verify(place.client, "1")
     assert former.broken is None and "champion's branch" not in [one.link for one in former.passed]
     assert place.state() == before
 
 
-def test_deep_reads_every_output_the_cache_and_the_version_it_goes_on_from(place: Place) -> None:
+def test_deep_reads_every_output_and_the_cache(place: Place) -> None:
     deep = verify(place.client, "2", deep=True)
     assert deep.broken is None, str(deep.broken)
     words = [f"{one.link}: {one.recomputed}" for one in deep.passed]
     assert any("card.html" in word for word in words)
     assert any("DVC's cache" in word for word in words)
-    assert "goes on from: jpu-micro/1, whose chain follows" in words
-
-    # What only version 1 has: it is no part of version 2's own chain.
-    git = GitStore(place.root)
-    prepared = snapshot_at(git, place.version("1").lock_commit).out("artifacts/prepared")
-    (place.remote / "files/md5" / prepared[:2] / prepared[2:]).unlink()
+    card = snapshot_at(GitStore(place.root), place.version("1").lock_commit).out("artifacts/evaluation/card.html")
+    (place.remote / "files/md5" / card[:2] / card[2:]).unlink()
     assert verify(place.client, "2").broken is None
-    broken = verify(place.client, "2", deep=True).broken
-    assert broken is not None and broken.link == "contents of prepared data" and "no such object" in broken.found
+    verdict = verify(place.client, "2", deep=True)
+    assert verdict.version == "jpu-micro/2" and verdict.broken is not None
+    assert verdict.broken.link == "jpu-micro/1: contents of artifacts/evaluation/card.html"
 
 
 def test_without_a_remote_the_cache_is_read(place: Place) -> None:

@@ -1,0 +1,89 @@
+"""dvc.yaml and params.yaml for a pipeline that goes on from a champion: what is no part of the change stays."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+
+from jpu.errors import SettingsError
+from tasks.params import read_document
+from tasks.rewriting import with_rounds, without_subject
+from tasks.settings import load_settings
+from tests.micro import ROOT
+
+
+def difference(old: str, new: str) -> list[str]:
+    """Lines that were removed (-) and added (+)."""
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
+    return [line for line in lines if line[0] in "+-" and line[:3] not in ("+++", "---")]
+
+
+def test_the_subject_goes_with_its_comment_and_nothing_else_does(tmp_path: Path) -> None:
+    text = (ROOT / "dvc.yaml").read_text()
+    after = without_subject(text)
+    gone = difference(text, after)
+    assert all(line.startswith("-") for line in gone)
+    assert next(line for line in gone if line.startswith("-  #")).startswith("-  # Make the chat model")
+    assert "-  subject:" in gone and "-      - artifacts/subject" in gone
+    assert "  # Read the sandbox" in after and "  # Each round, first" in after
+    assert without_subject(after) == after
+    (tmp_path / "dvc.yaml").write_text(after)
+    (tmp_path / "old.yaml").write_text(text)
+    old, new = (read_document(tmp_path / name).value["stages"] for name in ("old.yaml", "dvc.yaml"))
+    assert list(new) == [name for name in old if name != "subject"]
+
+
+def test_rounds_are_replaced_and_comments_and_anchors_are_kept(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    after = with_rounds(text, {"3": "2", "4": "3"})
+    assert difference(text, after) == [
+        "-  '1': {prev: '0'}",
+        "-  '2': {prev: '1'}",
+        "-last_round: '2'",
+        "+  '3': {prev: '2'}",
+        "+  '4': {prev: '3'}",
+        "+last_round: '4'",
+    ]
+    (tmp_path / "params.yaml").write_text(after)
+    assert load_settings(tmp_path / "params.yaml").on_the_way == ["3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(
+            '{"rounds": {"1": {"prev": "0"}}, "last_round": "1", "seed": 1}',
+            '{"rounds": {"2": {"prev": "1"}}, "last_round": "2", "seed": 1}',
+            id="JSON",
+        ),
+        pytest.param(
+            "last_round: 1  # the last\nrounds:\n    1:\n        prev: 0  # none\n# end\n",
+            "last_round: '2'  # the last\nrounds:\n    '2': {prev: '1'}  # none\n# end\n",
+            id="comments",
+        ),
+    ],
+)
+def test_rounds_in_other_styles(before: str, after: str) -> None:
+    assert with_rounds(before, {"2": "1"}) == after
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param("stages: [", "not YAML", id="broken"),
+        pytest.param("- a", "not a table", id="a list"),
+        pytest.param("vars: []", "no 'stages'", id="no stages"),
+        pytest.param("stages:\n  mine:\n    cmd: a\n", "no rounds of 'mine'", id="other stages"),
+    ],
+)
+def test_a_pipeline_of_another_repository(text: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        without_subject(text)
+
+
+@pytest.mark.parametrize("text", ["seed: 1", "rounds: {}", "a: &a {last_round: '1', rounds: {}}\n<<: *a\n"])
+def test_settings_without_rounds(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"params\.yaml: has no"):
+        with_rounds(text, {"2": "1"})
