@@ -3,7 +3,7 @@
 Run: jpu reharden      (or on a schedule, by the deployment in prefect.yaml; `jpu schedule` sets it up)
 
     champion → a clean checkout of its commit → take in the inbox → attack it as it is now → decide
-      → harden from it (`jpu harden` in the checkout) → gates → push → promote, or keep it → tell
+      → harden from it (`jpu harden` in the checkout) → push → verify → gates → promote, or keep it → tell
 
 Every run works in a checkout of its own that shares DVC's cache, so that it collides with nobody. Until `promote`, the
 last step but telling, a run that ends in any way leaves the champion as it was; what was taken in is committed before
@@ -13,6 +13,7 @@ the inbox is cleared. One run at a time: a second one says so and ends.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from flows.alone import alone
 from flows.harden import repository, worth_another_try
 from flows.inside import jpu
 from jpu.errors import InfrastructureError
-from tasks.decision import decide
+from tasks.decision import Arrivals, Reason, decide
 from tasks.environment import quiet
-from tasks.gates import judge
+from tasks.gates import Evidence, judge
 from tasks.notify import notify
 from tasks.redaction import describe
 from tasks.rehardening import Rehardening, message
@@ -90,7 +91,8 @@ def _run(profile: str | None, force: str, inbox: str) -> dict[str, Any]:
             )
             if decision.harden:
                 challenger, version = hardening(place)
-                evidence = place.evidence(version, decision.reasons, found.arrivals)
+                pushing(place)
+                evidence = verifying(place, version, decision.reasons, found.arrivals)
                 verdict = judge(now, challenger, evidence, place.settings.gates)
                 found = found.model_copy(update={"verdict": verdict, "challenger": version})
                 if verdict.promote:
@@ -98,7 +100,9 @@ def _run(profile: str | None, force: str, inbox: str) -> dict[str, Any]:
                     found = found.model_copy(update={"ending": "promoted"})
             record.tell(found, summary(found, promoted=place.promoted, now=now, challenger=challenger))
     except BaseException as error:
-        found = found.model_copy(update={"ending": "failed", "error": describe(error)})
+        # After a promotion, what failed was only telling of it.
+        ending = found.ending if found.ending == "promoted" else "failed"
+        found = found.model_copy(update={"ending": ending, "error": describe(error)})
         _tell(place, found, summary(found, promoted=place.promoted, now=now, challenger=challenger))
         raise
     _tell(place, found, summary(found, promoted=place.promoted, now=now, challenger=challenger))
@@ -124,10 +128,21 @@ def hardening(place: Place) -> Any:
     return place.harden(lambda *arguments: jpu(*arguments, folder=place.folder, environment=place.environment))
 
 
+@step(name="push")
+def pushing(place: Place) -> None:
+    """Data and models go to the remote before anything is said of them: what is promoted can be made again."""
+    place.push()
+
+
+@step(name="verify")
+def verifying(place: Place, version: str, reasons: Sequence[Reason], arrivals: Arrivals) -> Evidence:
+    """What speaks for the challenger beside its figures."""
+    return place.evidence(version, reasons, arrivals)
+
+
 @step(name="promote")
 def promoting(place: Place, version: str) -> None:
-    """Data and models go to the remote first: a champion can always be made again."""
-    place.push()
+    """The champion moves, if it is still the one that was compared with."""
     place.promote(version)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from jpu.errors import DataError, JpuError
 from tasks import champion
+from tasks.additions import INBOX, read_inbox
 from tasks.attack import RESULTS, SIDE
 from tasks.checkout import Checkout, checkouts, open_checkout
 from tasks.decision import Arrivals, Reason
@@ -60,6 +61,7 @@ class Place:
         promoted: The champion's figures at its promotion; None where they are lost.
         client: MLflow's client.
         round: The round that the champion ends with.
+        known: Template families and behaviors that had come through the inbox when the champion was made.
     """
 
     profile: str
@@ -69,6 +71,7 @@ class Place:
     promoted: Measurement | None
     client: MlflowClient
     round: str
+    known: frozenset[str]
 
     @property
     def folder(self) -> Path:
@@ -87,6 +90,8 @@ class Place:
     def take_in(self, inbox: str, say: Say) -> Arrivals:
         """Take in what lies in the inbox: commit and push the data before the inbox is cleared.
 
+        What came in since the champion was made counts, also what an earlier run took in without a new champion.
+
         Args:
             inbox: A folder or s3://bucket/prefix; "" for JPU_INBOX or params.yaml's. Without any, nothing comes in.
             say: Told of each file.
@@ -99,14 +104,14 @@ class Place:
         except JpuError as error:
             if inbox or "no inbox is named" not in error.what:
                 raise
-            return Arrivals()
+            return self._since(Arrivals())
         with chdir(self.folder):
             taking = take_in(store, load_settings(), say=say)
             if taking.after != taking.before:
                 self._commit_data()
             self._push([DATA])
             put_away(store, taking)
-        return Arrivals.of(taking.as_dict())
+        return self._since(Arrivals.of(taking.as_dict()))
 
     def look(self, command: Command) -> Measurement:
         """Attack the champion on the data as they are now, as a challenger would be measured."""
@@ -186,6 +191,15 @@ class Place:
         for one in checkouts(self.checkout.repository)[: -self.settings.reharden.keep or None]:
             one.remove()
 
+    def _since(self, arrivals: Arrivals) -> Arrivals:
+        families, behaviors = arrived(self.folder)
+        return arrivals.model_copy(
+            update={
+                "families": tuple(sorted(families - self.known)),
+                "behaviors": len(behaviors - self.known),
+            }
+        )
+
     def _commit_data(self) -> None:
         """data.dvc on a branch of its own, before anything depends on it."""
         git = GitStore(self.checkout.repository)
@@ -249,18 +263,28 @@ def open_place(profile: str | None, name: str, root: Path | str = ".") -> Place:
     if (checkout.folder / METRICS).is_file():
         promoted = read_measurement(checkout.folder / _EVALUATION, "after", behaviors=checkout.folder / _BEHAVIORS)
     last = str(read_params(checkout.folder)["last_round"])
+    known = frozenset().union(*arrived(checkout.folder))
     start_from(version, checkout.folder)
     if pinned is not None and pinned != (checkout.folder / DATA).read_bytes():
         (checkout.folder / DATA).write_bytes(pinned)
-        with open_repo(checkout.folder) as repo:
+        # DVC reads targets from the current folder.
+        with chdir(checkout.folder), open_repo() as repo:
             _bring(repo, [DATA])
-    return Place(profile, version, settings, checkout, promoted, client, last)
+    return Place(profile, version, settings, checkout, promoted, client, last, known)
 
 
 def data_commit(git: GitStore, profile: str, version: Version) -> str:
     """The commit with the newest data: what came in since the champion was made, else the champion's own."""
     newest = git.commit(f"refs/heads/jpu/{profile}/data")
     return newest if newest and git.descends(newest, version.lock_commit) else version.lock_commit
+
+
+def arrived(folder: Path) -> tuple[set[str], set[str]]:
+    """Families of templates, and ids of behaviors, that came through the inbox into a checkout's data."""
+    found = read_inbox(folder / INBOX)
+    if found is None:
+        return set(), set()
+    return {t.family for t in found.templates.records}, {b.id for b in found.behaviors.records}
 
 
 def absolute(uri: str, repository: Path) -> str:
