@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from flows.data import GENERATOR, SANDBOX
 from tasks.repository import data_hash, hash_path
+from tasks.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -115,11 +117,19 @@ def test_a_fresh_clone_generates_what_data_dvc_pins(tmp_path: Path) -> None:
     assert hash_path(tmp_path / "data", ROOT) == data_hash(ROOT)
 
 
-def test_the_deployment_names_a_flow_and_its_parameters() -> None:
-    (deployment,) = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
+def test_a_deployment_names_a_flow_and_its_parameters(deployment: dict[str, Any]) -> None:
     path, _, name = deployment["entrypoint"].partition(":")
     flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
     assert set(deployment["parameters"]) == set(flow.parameters.properties)
+
+
+def test_the_schedule_is_that_of_the_settings() -> None:
+    (scheduled,) = [d for d in DEPLOYMENTS if d.get("schedules")]
+    assert [s["cron"] for s in scheduled["schedules"]] == [load_settings(ROOT / "params.yaml").reharden.cron]
 
 
 @pytest.mark.parametrize("how", ["-c", "-m", "pytest"])
