@@ -46,7 +46,7 @@ services: .venv/ready-services
 test: .venv/ready-services
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf artifacts data .jpu mlflow/mlflow.db mlflow/artifacts
