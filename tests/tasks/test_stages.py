@@ -26,6 +26,7 @@ from jpu.evaluation.names import name_of
 from jpu.models import Subject
 from jpu.sandbox.__main__ import write
 from jpu.sandbox.teach import new_model
+from jpu.unlearning.exposures import EXPOSURES
 from tasks import identify, mine, rectification, subject, unlearn
 from tasks.attack import RESULTS, Request, attack
 from tasks.layout import PREPARED, SUBJECT, SUBJECT_METRICS, RoundFolder
@@ -166,7 +167,10 @@ def test_training_leaves_its_curve(done: Done) -> None:
     with (done.here / "artifacts/rounds/1/training.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert all(row[name] for row in rows for name in unlearn.COLUMNS)
+    turns = [kind.name for kind in EXPOSURES]
+    assert all(row[name] for row in rows for name in unlearn.COLUMNS if name not in turns)
+    # Two exposures a step, in turn.
+    assert [[name for name in turns if row[name]] for row in rows] == [turns[:2], turns[2:]] * 3
 
 
 def test_nothing_restricted_is_shown_or_reported(done: Done) -> None:
