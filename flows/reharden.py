@@ -83,7 +83,7 @@ def _run(profile: str | None, force: str, inbox: str) -> dict[str, Any]:
     now = challenger = None
     try:
         with place.record(str(flow_run.get_id() or "")) as record:
-            found = found.model_copy(update={"arrivals": taking_in(place, inbox), "links": place.links(record.run_id)})
+            found = found.model_copy(update={"arrivals": taking_in(place, inbox), "links": record.links})
             now = looking(place)
             decision = decide(now, place.promoted, found.arrivals, place.settings.reharden, forced=force)
             found = found.model_copy(

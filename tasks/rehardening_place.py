@@ -173,18 +173,13 @@ class Place:
             }
             run = self.client.create_run(experiment, tags=tags).info.run_id
         try:
-            yield Record(self.client, run)
+            yield Record(self.client, experiment, run)
         except BaseException:
             with tracking_errors():
                 self.client.set_terminated(run, "FAILED")
             raise
         with tracking_errors():
             self.client.set_terminated(run, "FINISHED")
-
-    def links(self, run_id: str) -> dict[str, str]:
-        """Where to look."""
-        uri = tracking_uri()
-        return {"run": f"{uri}/#/experiments/0/runs/{run_id}"} if uri.startswith("http") else {}
 
     def tidy(self) -> None:
         """Remove all checkouts but the newest few."""
@@ -219,7 +214,15 @@ class Record:
     """The run of a re-hardening in MLflow."""
 
     client: MlflowClient
+    experiment: str
     run_id: str
+
+    @property
+    def links(self) -> dict[str, str]:
+        """Its page, where MLflow is a server."""
+        uri = tracking_uri()
+        page = f"{uri}/#/experiments/{self.experiment}/runs/{self.run_id}"
+        return {"run": page} if uri.startswith("http") else {}
 
     def tell(self, found: Rehardening, text: str) -> None:
         """The decision and its evidence, as JSON and as Markdown."""
