@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -38,6 +38,12 @@ class Round(Section):
     prev: str
 
 
+class Beside(Section):
+    """Stages beside the main job, which exist only where they are switched on: what each is run on, or nothing."""
+
+    analyze: tuple[Literal["last"], ...] = ()
+
+
 class Profile(Section):
     """Everything that depends on the subject and its data."""
 
@@ -62,6 +68,7 @@ class Settings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     rounds: dict[str, Round]
     last_round: str
+    beside: Beside = Beside()
     inbox: InboxSettings = InboxSettings()
     reharden: RehardenSettings = RehardenSettings()
     gates: GateSettings = GateSettings()
