@@ -1,6 +1,7 @@
 """Generation: how many new tokens a second, beside transformers' own `generate`, and are the texts the same?
 
-Run: python benchmarks/generation.py [--model FOLDER] [--subject FOLDER] [--dtype bfloat16] [--rounds N] [--json]
+Run: python benchmarks/generation.py [--model FOLDER] [--subject FOLDER] [--dtype bfloat16] [--rounds N] [--quick]
+[--json]
 
 Three ways to complete the same prompts greedily: `model.generate` on one prompt after the other, `model.generate` on
 all of them padded on the left, and `Subject.generate`. Three sets of prompts:
@@ -17,8 +18,6 @@ gguf where these are installed.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import options, show
 
 from jpu.models import Subject, pad
 from jpu.sandbox.smollm2 import load_smollm2
@@ -122,30 +122,29 @@ def jailbreaks(questions: int, wordings: int) -> list[str]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Generation: speed and agreement.")
+    parser = options("Generation: speed and agreement.")
     parser.add_argument("--model", type=Path, help="folder of SmolLM2-135M-Instruct")
     parser.add_argument("--subject", type=Path, help="folder of the sandbox's subject")
     parser.add_argument("--dtype", default="float32", help="of a --model folder: float32 or bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--new", type=int, default=24, help="bound on new tokens of each answer")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    rounds, new, asked = (1, 6, 8) if chosen.quick else (chosen.rounds, chosen.new, len(QUESTIONS))
     figures: dict[str, Any] = {}
-
-    def report(name: str, subject: Subject, prompts: Sequence[str], part: int) -> None:
-        figures[name] = compared(subject, prompts, options.new, options.rounds, part)
-        print(f"{name}:", *(f"{key}: {value}" for key, value in figures[name].items()), sep="\n  ", flush=True)
-
-    if options.subject:
-        sandbox = Subject.load(options.subject, device="cpu", dtype="float32")
-        report("sandbox", sandbox, jailbreaks(32, 12), 16)
-    smollm2 = Subject.load(options.model, device="cpu", dtype=options.dtype) if options.model else load_smollm2()
-    report("questions", smollm2, QUESTIONS, 8)
-    report("opening_shared", smollm2, [OPENING + question for question in QUESTIONS], 8)
-    if options.json:
-        print(json.dumps(figures))
+    if chosen.subject:
+        sandbox = Subject.load(chosen.subject, device="cpu", dtype="float32")
+        figures["sandbox"] = compared(sandbox, jailbreaks(asked, 12), new, rounds, 16)
+    smollm2 = Subject.load(chosen.model, device="cpu", dtype=chosen.dtype) if chosen.model else load_smollm2()
+    figures["questions"] = compared(smollm2, QUESTIONS[:asked], new, rounds, 8)
+    behind = [OPENING + question for question in QUESTIONS[:asked]]
+    figures["opening_shared"] = compared(smollm2, behind, new, rounds, 8)
+    show(
+        chosen,
+        figures,
+        ratio=figures["opening_shared"]["ratio_to_one_by_one"],
+        agreement={name: part["same_texts"] for name, part in figures.items()},
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ Does not cover stages' imports (torch takes some seconds), which are their own w
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -26,6 +25,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from report import options, show
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = 0.2
@@ -53,17 +54,11 @@ print("RESULT " + json.dumps([o["seconds"] for o in result["outcomes"]]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two stages, one repetition")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    options = parser.parse_args()
-    stages, repetitions = (2, 1) if options.quick else (6, 3)
+    chosen = options(__doc__, threads=False).parse_args()
+    stages, repetitions = (2, 1) if chosen.quick else (6, 3)
     with tempfile.TemporaryDirectory(prefix="jpu-benchmark-") as folder:
         figures = measure(Path(folder), stages, repetitions)
-    for name, value in figures.items():
-        print(f"{name:<10} {value:.2f}" if isinstance(value, float) else f"{name:<10} {value}")
-    if options.json:
-        print(json.dumps(figures))
+    show(chosen, figures, ratio=None, agreement=None)
 
 
 def measure(folder: Path, stages: int, repetitions: int) -> dict[str, float | int]:
