@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from jpu.data.layouts import Layout
 from jpu.data.schemas import Kind, Role, Split
+from jpu.unlearning.defences.settings import AnyDefence, JpuSwitches
+from jpu.unlearning.trained import Modules
 
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
@@ -279,10 +281,21 @@ class Mix(Section):
     chat: Share
 
 
-class UnlearningSettings(Section):
-    """Rectification toward the safety anchors (`jpu.unlearning`)."""
+class TrainedSettings(Section):
+    """What of the model moves (`jpu.unlearning.trained.Trained`)."""
 
-    attention_rank: Whole
+    path: bool = True
+    modules: Modules = "attention"
+    rank: Whole | Literal["dense"] = 0
+    layers: tuple[Whole, ...] | None = None
+
+
+class UnlearningSettings(Section):
+    """Training of the defence (`jpu.unlearning`)."""
+
+    defence: AnyDefence = JpuSwitches()
+    trained: TrainedSettings | None
+    frozen: bool = False
     steps: Count
     batch: Count
     retain_batch: Count
@@ -292,14 +305,19 @@ class UnlearningSettings(Section):
     learning_rate: Positive
     warmup: Whole
     clip: Positive
-    positions: Count
+    positions: Count | Literal["all"]
     refresh_every: Count
-    kl_budget: Positive
+    kl_budget: Positive | None
     rollbacks: Whole
     retain_pairs: Count
     weights: Weights
     exposures: Exposures
     retain: Mix
+
+    @field_validator("defence", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 # evaluation

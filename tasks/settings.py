@@ -56,7 +56,8 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _attention_is_trained_in_one_way(self) -> Self:
-        if self.paths.heads and self.unlearning.attention_rank:
+        trained = self.unlearning.trained
+        if self.paths.heads and trained and trained.path and trained.rank and trained.modules == "attention":
             raise wrong("path heads and an attention LoRA exclude each other: set one of them to 0", "paths", "heads")
         return self
 

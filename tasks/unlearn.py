@@ -1,4 +1,4 @@
-"""Rectify the path toward the safety anchors (JPU stage 3, docs/method.md 3).
+"""Rectify the path toward the safety anchors (JPU stage 3, docs/method.md 3), or train another defence (defences.md).
 
 Run: python -m tasks.unlearn --round 1      (or: dvc repro unlearn@1)
 Reads the current model, its buffer, this round's batch and path; writes the round's adapter (an ordinary PEFT LoRA) and
@@ -9,6 +9,7 @@ checkpoint after a kill. A round without a path passes its input on.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 
 from jpu.data.schemas import read_records
 from jpu.files import atomic_folder, write_json, write_text
@@ -19,7 +20,7 @@ from tasks.stage import run_stage
 from tasks.tables import table
 from tasks.tracking import stage_run
 
-# Columns of training.csv.
+# Columns of training.csv where JPU is the defence; others have the losses that they had.
 COLUMNS = (
     "step",
     "loss",
@@ -51,13 +52,20 @@ def main(round: str) -> None:
             metrics, curve, checkpoint = rectify(settings, round, batch, run)
         else:
             metrics, curve, checkpoint = pass_on(before, now), [], None
-        write_text(now.folder / "training.csv", table(curve, COLUMNS))
+        columns = COLUMNS if settings.unlearning.defence.name == "jpu" else named(curve)
+        write_text(now.folder / "training.csv", table(curve, columns))
         write_json(now.folder / "unlearn.json", metrics)
         run.metrics(metrics)
         run.artifact(now.folder / "unlearn.json")
         run.artifact(now.folder / "training.csv")
         if checkpoint:
             checkpoint.clear()
+
+
+def named(curve: Sequence[Mapping[str, float]]) -> tuple[str, ...]:
+    """Columns for the losses that a training had."""
+    ends = ("step", "loss", "rate")
+    return (*ends[:2], *(n for n in dict.fromkeys(n for row in curve for n in row) if n not in ends), ends[2])
 
 
 def pass_on(before: RoundFolder, now: RoundFolder) -> dict[str, float]:

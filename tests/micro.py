@@ -22,7 +22,7 @@ MICRO: dict[str, dict[str, Any]] = {
     "mining": {"fresh": 6, "revisit": 4, "iterations": 1, "offspring": 4, "references": 2},
     "paths": {"neurons": 2, "safety_neurons": 1, "steps": 2, "positions": 2, "samples": 3},
     "unlearning": {
-        "attention_rank": 2,
+        "trained": {"path": True, "modules": "attention", "rank": 2, "layers": None},
         "steps": 6,
         "batch": 3,
         "retain_batch": 4,

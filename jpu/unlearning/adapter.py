@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import pathlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from jpu.paths.path import Path
 from jpu.unlearning.adapter_check import WEIGHTS
 from jpu.unlearning.adapter_folder import read_factors, write_factors
 from jpu.unlearning.factors import Factors, joined, new_factors
+from jpu.unlearning.trained import Trained
 
 _NAME = "default"
 
@@ -38,9 +39,8 @@ _NAME = "default"
 def attach(
     model: Any,
     path: Path,
+    trained: Trained = Trained(),  # noqa: B008 (frozen)
     *,
-    attention_rank: int = 0,
-    attention_layers: Sequence[int] | None = None,
     previous: pathlib.Path | Mapping[str, Factors] | None = None,
     seed: int = 0,
 ) -> PeftModel:
@@ -48,33 +48,30 @@ def attach(
 
     Args:
         model: The bare Llama-like model; PEFT wraps its modules in place.
-        path: Neurons and heads to train.
-        attention_rank: Rank of a plain LoRA on q, k, v and o; 0 for none.
-        attention_layers: Layers that get it; None for all.
+        path: Neurons and heads to train, if `trained` says so.
+        trained: What is trained: the path alone by default.
         previous: Adapter folder of the round before (round 0's counts as none), or factors of `detach`, to join with.
-        seed: Of the attention factors' start.
+        seed: Of a LoRA's start.
 
     Returns:
         The wrapped model; it computes what `previous` computed, or what the bare model does.
 
     Raises:
-        ModelError: Nothing to train, a unit that the model does not have, attention trained in two ways, or a previous
+        ModelError: Nothing to train, a unit that the model does not have, weights trained in two ways, or a previous
             adapter that does not fit.
     """
     if isinstance(model, PeftModel):
         raise ModelError("the model already has an adapter", mend="Detach it first.")
-    if attention_rank and path.heads:
-        raise ModelError(
-            "both path heads and an attention LoRA were asked for", mend="Set heads or attention_rank to 0."
-        )
-    factors = new_factors(model, path, attention_rank, attention_layers, seed)
+    factors = new_factors(model, path, trained, seed)
     where = str(previous) if isinstance(previous, pathlib.Path) else None
     old = read_factors(previous) if isinstance(previous, pathlib.Path) else dict(previous or {})
     _check_fit(model, old, where)
     for name, before in old.items():
         factors[name] = joined(name, before, factors[name], where) if name in factors else before
     if not factors:
-        raise ModelError("nothing to train: no neurons, no heads, no attention", mend="Raise k or attention_rank.")
+        raise ModelError(
+            "nothing to train: no neurons, no heads, no LoRA", mend="Raise paths.neurons or unlearning.trained.rank."
+        )
     return _wrap(model, factors, trainable=True)
 
 

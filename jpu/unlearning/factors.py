@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from jpu.errors import ModelError
 from jpu.paths.activations import columns, decoder_layers, unit_size
 from jpu.paths.path import Path
+from jpu.unlearning.trained import ATTENTION, MLP, Trained
 
+# Their columns are a unit's own, of all others the rows.
+_COLUMNS = ("mlp.down_proj", "self_attn.o_proj")
 _ROUND_MEND = "Start this round from round 0, or keep the previous round's kind of attention training."
 
 
@@ -54,24 +57,29 @@ class Factors:
         return found
 
 
-def new_factors(
-    model: Any, path: Path, attention_rank: int, attention_layers: Sequence[int] | None, seed: int
-) -> dict[str, Factors]:
-    """Factors that change nothing yet, for a path's units and for attention.
+def new_factors(model: Any, path: Path, trained: Trained, seed: int) -> dict[str, Factors]:
+    """Factors that change nothing yet, for a path's units and for what is trained beside them.
 
     Args:
         model: The bare model.
-        path: Neurons and heads to train.
-        attention_rank: Rank of a plain LoRA on q, k, v and o; 0 for none.
-        attention_layers: Layers that get it; None for all.
-        seed: Of its random factor.
+        path: Neurons and heads to train; passed over where `trained` has no path.
+        trained: What to train.
+        seed: Of a LoRA's random factor.
 
     Returns:
         Module, named in full, → its factors.
 
     Raises:
-        ModelError: A layer or unit that the model does not have.
+        ModelError: A layer or unit that the model does not have, or weights that are to be trained in two ways.
     """
+    path = path if trained.path else Path()
+    for units, group in ((path.neurons, MLP), (path.heads, ATTENTION)):
+        if units and set(group) & set(trained.named):
+            what = "path heads and an attention LoRA" if group is ATTENTION else "path neurons and a LoRA on the MLP"
+            raise ModelError(
+                f"both {what} were asked for",
+                mend="Set unlearning.trained.rank to 0, or leave the units of that kind out of the path.",
+            )
     layers = decoder_layers(model)
     generator = torch.Generator().manual_seed(seed)
     factors: dict[str, Factors] = {}
@@ -86,7 +94,7 @@ def new_factors(
             )
         factors[f"model.layers.{layer}.{module}"] = _at(units, outputs, inputs, side)
 
-    for layer in {*path.neurons, *path.heads, *(attention_layers or ())}:
+    for layer in {*path.neurons, *path.heads, *(trained.layers or ())}:
         if layer >= len(layers):
             raise ModelError(f"the model has no layer {layer}", mend="Identify the path on this model again.")
     for layer, neurons in path.neurons.items():
@@ -100,15 +108,17 @@ def new_factors(
         add(layer, "self_attn.k_proj", columns(keys, size), "b")
         add(layer, "self_attn.v_proj", columns(keys, size), "b")
         add(layer, "self_attn.o_proj", columns(heads, size), "a")
-    if attention_rank:
-        for layer in range(len(layers)) if attention_layers is None else sorted(attention_layers):
-            for projection in ("q_proj", "k_proj", "v_proj", "o_proj"):
-                name = f"self_attn.{projection}"
-                outputs, inputs = _shape(layers[layer], name)
-                start = torch.empty(attention_rank, inputs)
+    for layer in range(len(layers)) if trained.layers is None else sorted(trained.layers):
+        for name in trained.named:
+            outputs, inputs = _shape(layers[layer], name)
+            if trained.rank == "dense":
+                side: Literal["a", "b"] = "a" if name in _COLUMNS else "b"
+                add(layer, name, range(inputs if side == "a" else outputs), side)
+            else:
+                start = torch.empty(trained.rank, inputs)
                 nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
                 factors[f"model.layers.{layer}.{name}"] = Factors(
-                    start, torch.zeros(outputs, attention_rank), attention_rank
+                    start, torch.zeros(outputs, trained.rank), trained.rank
                 )
     return factors
 

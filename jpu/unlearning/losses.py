@@ -32,7 +32,8 @@ def refusal_and_anchor_loss(
 ) -> tuple[Tensor, Tensor]:
     """L_ref and L_rect in one forward pass: J and Q differ in length, so both are read on the same y_ref.
 
-    L_rect = mean over entries, layers, positions and neurons of (z_l(J,i)_n − sg a_l(Q,i)_n)² / (mean a² + ε)
+    L_rect = mean over entries, layers, positions and neurons of (z_l(J,i)_n − sg a_l(Q,i)_n)² / (mean a² + ε),
+    or, along a direction r_l alone, the mean of (Σ_n r_n (z_n − a_n) / √(mean a² + ε))² / k_l.
 
     Args:
         subject: M_θ.
@@ -55,7 +56,11 @@ def refusal_and_anchor_loss(
     for layer, values in anchors.values.items():
         now = found[layer][..., list(neurons[layer])].float()
         target, scale = values[rows].to(now.device), anchors.scale[layer].to(now.device)
-        distances.append(((now - target).square() / scale).mean())
+        if anchors.direction is None:
+            distances.append(((now - target).square() / scale).mean())
+        else:
+            way = anchors.direction[layer].to(now.device)
+            distances.append((((now - target) / scale.sqrt()) @ way).square().mean() / len(way))
     rect = torch.stack(distances).mean() if distances else losses.new_zeros(())
     return losses.mean(), rect
 

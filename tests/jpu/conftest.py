@@ -17,6 +17,7 @@ from jpu.sandbox.teach import train_tokenizer
 from jpu.sandbox.templates import all_templates
 from jpu.sandbox.world import build_behaviors, build_places, build_refusals
 from jpu.unlearning.adapter import attach, trainable_parameters
+from jpu.unlearning.trained import Trained
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,7 +87,7 @@ def adapt() -> Callable[..., Subject]:
     """Puts a path adapter on a subject; its trainable factors are random rather than 0, unless `start` is asked for."""
 
     def put(subject: Subject, path: Path | None = None, *, rank: int = 2, start: bool = False) -> Subject:
-        subject.model = attach(subject.model, path or Path({0: [1, 5], 1: [3]}), attention_rank=rank)
+        subject.model = attach(subject.model, path or Path({0: [1, 5], 1: [3]}), trained=Trained(rank=rank))
         generator = torch.Generator().manual_seed(3)
         if not start:
             with torch.no_grad():

@@ -33,6 +33,7 @@ from jpu.sandbox.teach import new_model, train_tokenizer
 from jpu.sandbox.templates import all_templates
 from jpu.sandbox.world import build_behaviors, build_places, build_refusals
 from jpu.unlearning.adapter import attach, trainable_parameters
+from jpu.unlearning.trained import Trained
 from tasks.card import make_card, write_card
 from tasks.layout import Prepared, RoundFolder
 from tasks.protocol import describe
@@ -107,7 +108,7 @@ def leaking() -> Subject:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Written]:
     torch.set_num_threads(1)
     subject = leaking()
-    subject.model = attach(subject.model, NeuronPath({0: [1, 5], 1: [3]}), attention_rank=2)
+    subject.model = attach(subject.model, NeuronPath({0: [1, 5], 1: [3]}), trained=Trained(rank=2))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in trainable_parameters(subject.model).values():

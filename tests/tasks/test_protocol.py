@@ -23,6 +23,7 @@ from jpu.paths.path import Path as NeuronPath
 from jpu.sandbox.templates import all_templates
 from jpu.sandbox.world import build_behaviors, build_places, build_refusals
 from jpu.unlearning.adapter import attach
+from jpu.unlearning.trained import Trained
 from tasks.layout import Prepared
 from tasks.protocol import ATTEMPTS, attempts_folder, budgets_of, describe, finish, identify, kept_attempts
 from tests.small_subject import save_small_subject
@@ -138,7 +139,7 @@ def test_an_adapter_that_is_disabled_leaves_the_original(subject: Subject) -> No
     plain = described(subject, "model", None)
     in_memory = identify(subject, "memory")
     count = sum(p.numel() for p in subject.base.parameters())
-    subject.model = attach(subject.model, NeuronPath({0: [1, 5]}), attention_rank=2)
+    subject.model = attach(subject.model, NeuronPath({0: [1, 5]}), trained=Trained(rank=2))
     assert described(subject, "model", None) == plain
     assert plain["model"]["parameters"] == count
     assert identify(subject, "memory") == in_memory

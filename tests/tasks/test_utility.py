@@ -12,6 +12,7 @@ from jpu.errors import DataError, SettingsError
 from jpu.models import Subject
 from jpu.paths.path import Path as NeuronPath
 from jpu.unlearning.adapter import attach, trainable_parameters
+from jpu.unlearning.trained import Trained
 from tasks.utility import before_and_after, run_harness
 from tests.small_subject import save_small_subject
 
@@ -72,7 +73,7 @@ def test_without_the_harness_the_error_says_how_to_get_it(subject: Subject) -> N
 @pytest.mark.extra
 def test_before_and_after_are_measured_on_one_model(subject: Subject, folder: Path) -> None:
     bare = accuracy(subject)
-    subject.model = attach(subject.model, NeuronPath({0: [1, 5]}), attention_rank=2)
+    subject.model = attach(subject.model, NeuronPath({0: [1, 5]}), trained=Trained(rank=2))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trainable_parameters(subject.model).values():

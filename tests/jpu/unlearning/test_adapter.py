@@ -23,6 +23,7 @@ from jpu.unlearning.adapter import (
     save_adapter,
     trainable_parameters,
 )
+from jpu.unlearning.trained import Trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing")  # PEFT's use of transformers
 
@@ -74,7 +75,7 @@ def merged(model: PeftModel) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def trained(tmp_path: pathlib.Path) -> tuple[PeftModel, pathlib.Path]:
-    model = attach(tiny(), PATH, attention_rank=2)
+    model = attach(tiny(), PATH, trained=Trained(rank=2))
     train(model)
     save_adapter(model, tmp_path / "adapter")
     return model, tmp_path / "adapter"
@@ -82,7 +83,7 @@ def trained(tmp_path: pathlib.Path) -> tuple[PeftModel, pathlib.Path]:
 
 def test_a_fresh_adapter_changes_nothing_and_draws_no_random_number() -> None:
     state = torch.random.get_rng_state()
-    model = attach(tiny(), PATH, attention_rank=2)
+    model = attach(tiny(), PATH, trained=Trained(rank=2))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(logits(model), logits(tiny()))
 
@@ -130,7 +131,7 @@ def test_path_heads_move_their_own_blocks_only(key_heads: int) -> None:
 
 
 def test_trainable_parameters_are_the_free_factors() -> None:
-    model = attach(tiny(), PATH, attention_rank=2, attention_layers=[1])
+    model = attach(tiny(), PATH, trained=Trained(rank=2, layers=[1]))
     names = list(trainable_parameters(model))
     assert names == sorted(names)
     assert sum(".mlp." in name for name in names) == 6  # two layers: A of gate and up, B of down
@@ -176,7 +177,7 @@ def test_plain_peft_reads_the_folder(trained: tuple[PeftModel, pathlib.Path]) ->
 def test_a_folder_of_many_modules_is_read_by_plain_peft(tmp_path: pathlib.Path) -> None:
     """PEFT shortens long lists of modules to suffixes; layers that are left out must stay out."""
     path = Path({layer: [layer] for layer in range(12) if layer != 1})
-    model = attach(tiny(layers=12), path, attention_rank=1, attention_layers=[1, 11])
+    model = attach(tiny(layers=12), path, trained=Trained(rank=1, layers=[1, 11]))
     train(model)
     save_adapter(model, tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -191,7 +192,7 @@ def test_equal_adapters_give_equal_bytes_and_name_no_machine(
     trained: tuple[PeftModel, pathlib.Path], tmp_path: pathlib.Path
 ) -> None:
     _, folder = trained
-    model = attach(tiny(), PATH, attention_rank=2)
+    model = attach(tiny(), PATH, trained=Trained(rank=2))
     model.get_base_model().config._name_or_path = str(tmp_path)
     train(model)
     save_adapter(model, tmp_path / "again")
@@ -202,7 +203,9 @@ def test_equal_adapters_give_equal_bytes_and_name_no_machine(
 
 
 def test_the_seed_makes_the_attention_start() -> None:
-    first, same, other = (adapter_factors(attach(tiny(), Path(), attention_rank=2, seed=seed)) for seed in (0, 0, 1))
+    first, same, other = (
+        adapter_factors(attach(tiny(), Path(), trained=Trained(rank=2), seed=seed)) for seed in (0, 0, 1)
+    )
     name = "model.layers.0.self_attn.q_proj"
     assert torch.equal(first[name].a, same[name].a) and not torch.equal(first[name].a, other[name].a)
     assert first[name].b.abs().sum() == 0 and first[name].fixed is None
@@ -210,7 +213,7 @@ def test_the_seed_makes_the_attention_start() -> None:
 
 def test_a_union_computes_the_same_and_keeps_trained_rows(trained: tuple[PeftModel, pathlib.Path]) -> None:
     model, folder = trained
-    joined = attach(tiny(), SECOND, attention_rank=2, previous=folder)
+    joined = attach(tiny(), SECOND, trained=Trained(rank=2), previous=folder)
     torch.testing.assert_close(logits(joined), logits(model), atol=1e-5, rtol=0)
     before, after = adapter_factors(model), adapter_factors(joined)
     assert adapter_path(after) == PATH.union(SECOND)
@@ -226,7 +229,7 @@ def test_a_union_computes_the_same_and_keeps_trained_rows(trained: tuple[PeftMod
 
 def test_a_union_trains_on_and_grows_the_attention_rank(trained: tuple[PeftModel, pathlib.Path]) -> None:
     model, folder = trained
-    joined = attach(tiny(), SECOND, attention_rank=3, previous=folder)
+    joined = attach(tiny(), SECOND, trained=Trained(rank=3), previous=folder)
     assert adapter_factors(joined)["model.layers.0.self_attn.q_proj"].rank == 3
     torch.testing.assert_close(logits(joined), logits(model), atol=1e-5, rtol=0)
     train(joined)
@@ -237,7 +240,7 @@ def test_a_previous_round_without_attention_factors_gets_new_ones(tmp_path: path
     first = attach(tiny(), PATH)
     train(first)
     save_adapter(first, tmp_path / "adapter")
-    joined = attach(tiny(), Path(), attention_rank=2, previous=tmp_path / "adapter")
+    joined = attach(tiny(), Path(), trained=Trained(rank=2), previous=tmp_path / "adapter")
     torch.testing.assert_close(logits(joined), logits(first), atol=1e-5, rtol=0)
     assert adapter_path(adapter_factors(joined)) == PATH
 
@@ -255,7 +258,7 @@ def test_detached_and_attached_again_with_a_larger_path(trained: tuple[PeftModel
     bare, factors = detach(model)
     assert torch.equal(logits(bare), logits(tiny()))
     torch.testing.assert_close(
-        logits(attach(bare, SECOND, attention_rank=2, previous=factors)), before, atol=1e-5, rtol=0
+        logits(attach(bare, SECOND, trained=Trained(rank=2), previous=factors)), before, atol=1e-5, rtol=0
     )
 
 
@@ -286,7 +289,7 @@ def test_a_plain_lora_of_another_maker_is_read(tmp_path: pathlib.Path) -> None:
         ({"path": Path({0: [20]})}, "no unit 20"),
         ({"path": Path({3: [0]})}, "no layer 3"),
         ({"path": Path({}, {0: [4]})}, "no unit 39"),
-        ({"path": Path({}, {0: [1]}), "attention_rank": 2}, "both path heads and an attention LoRA"),
+        ({"path": Path({}, {0: [1]}), "trained": Trained(rank=2)}, "both path heads and an attention LoRA"),
     ],
 )
 def test_what_cannot_be_attached_is_refused_and_leaves_the_model_bare(arguments: dict[str, Any], what: str) -> None:

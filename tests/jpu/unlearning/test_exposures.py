@@ -14,7 +14,7 @@ from jpu.data.schemas import Behavior, Refusal
 from jpu.models import Subject, answer_nll, plain_tokens
 from jpu.unlearning.adapter import trainable_parameters
 from jpu.unlearning.exposures import EXPOSURES, Ablated, Chats, Exposure, SoftExposure, Suffixes, make_exposures
-from jpu.unlearning.rectify import split_leak
+from jpu.unlearning.leaks import split_leak
 
 Make = Callable[..., Subject]
 Build = Callable[[type[Exposure]], Exposure]

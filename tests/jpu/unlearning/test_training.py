@@ -19,57 +19,68 @@ from jpu.models import BATCH_TOKENS, Subject
 from jpu.paths.path import Path as JailbreakPath
 from jpu.unlearning.adapter import adapter_factors, trainable_parameters
 from jpu.unlearning.anchors import compute_anchors
+from jpu.unlearning.defences.base import Materials
+from jpu.unlearning.defences.jpu import JPU
+from jpu.unlearning.defences.settings import JpuSettings, Weights
 from jpu.unlearning.exposures import EXPOSURES, make_exposures
-from jpu.unlearning.rectify import Leak, Mined, Rectifier, RectifySettings, Weights, split_leak
+from jpu.unlearning.leaks import Leak, split_leak
+from jpu.unlearning.mined import Mined
 from jpu.unlearning.retain import ReferenceDistribution, RetainMix, build_retain
+from jpu.unlearning.training import Schedule, Training
 
 Make = Callable[..., Subject]
 
 NEURONS = {0: [1, 5], 1: [3]}
-SETTINGS: dict[str, Any] = {
+LOOP: dict[str, Any] = {
     "steps": 6,
-    "batch": 4,
-    "retain_batch": 6,
-    "prefill_batch": 2,
-    "exposure_batch": 2,
     "learning_rate": 2e-2,
     "warmup": 2,
-    "positions": 3,
     "refresh_every": 2,
     "kl_budget": 99.0,
     "rollbacks": 3,
-    "weights": Weights(leak=0.5),
 }
+LOSSES: dict[str, Any] = {"prefill_batch": 2, "exposure_batch": 2, "positions": 3, "weights": Weights(leak=0.5)}
 
 
 @pytest.fixture(scope="module")
 def build(
     make_subject: Make, adapt: Make, behaviors: list[Behavior], templates: list[Template], refusals: list[Refusal]
-) -> Callable[..., Rectifier]:
-    """A rectifier of a fresh subject, always the same one; keywords replace settings."""
+) -> Callable[..., Training]:
+    """A training of a fresh subject by JPU, always the same one; keywords replace settings."""
 
-    def make(**changes: Any) -> Rectifier:
+    def make(**changes: Any) -> Training:
         subject = adapt(make_subject(), JailbreakPath(NEURONS), start=True)
         here = [b for b in behaviors if b.split == "train"]
         wordings = [t for t in templates if t.split == "train"]
         restricted = [b for b in here if b.kind == "restricted"]
         said = {b.id: refusals[0].text for b in restricted}
         pairs = build_retain(here, wordings, said, 30, RetainMix(), random.Random(0))
-        return Rectifier(
-            subject,
-            compute_anchors(subject, restricted, said, list(said), NEURONS, 3),
-            NEURONS,
-            {b.id: split_leak(subject, b.answer, b.secret) for b in restricted},
-            ReferenceDistribution(subject, pairs[:20]),
-            ReferenceDistribution(subject, pairs[20:], top=400),
-            make_exposures(
+        leaks = {b.id: split_leak(subject, b.answer, b.secret) for b in restricted}
+        materials = Materials(
+            subject=subject,
+            refusals=said,
+            retain=ReferenceDistribution(subject, pairs[:20]),
+            batch=4,
+            retain_batch=6,
+            seed="seed",
+            leaks=leaks,
+            neurons=NEURONS,
+            anchors=compute_anchors(subject, restricted, said, list(said), NEURONS, 3),
+            exposures=make_exposures(
                 subject,
                 restricted,
                 said,
                 [b for b in here if b.kind == "benign"],
-                {b.id: split_leak(subject, b.answer, b.secret).opening for b in restricted},
+                {name: leak.opening for name, leak in leaks.items()},
             ),
-            RectifySettings(**{**SETTINGS, **changes}),
+        )
+        loop = {name: value for name, value in changes.items() if name in LOOP}
+        losses = {name: value for name, value in changes.items() if name not in LOOP}
+        return Training(
+            subject,
+            JPU(materials, JpuSettings(**{**LOSSES, **losses})),
+            ReferenceDistribution(subject, pairs[20:], top=400),
+            Schedule(**{**LOOP, **loop}),
             "seed",
         )
 
@@ -86,29 +97,29 @@ def entries(behaviors: list[Behavior], templates: list[Template]) -> list[Entry]
     ]
 
 
-def weights(rectifier: Rectifier) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in rectifier.subject.model.named_parameters()}
+def weights(training: Training) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in training.subject.model.named_parameters()}
 
 
 def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def scripted(rectifier: Rectifier, kls: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def scripted(training: Training, kls: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
     left = list(kls)
-    monkeypatch.setattr(rectifier, "measure", lambda: left.pop(0))
+    monkeypatch.setattr(training, "measure", lambda: left.pop(0))
 
 
 # Settings
 
 
 def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
-    settings = RectifySettings(100, 1, 1, 1, 1, learning_rate=4.0, warmup=4)
+    settings = Schedule(100, learning_rate=4.0, warmup=4)
     rates = [settings.rate(step, 1.0) for step in range(101)]
     assert rates[:4] == [1.0, 2.0, 3.0, 4.0] and rates[4:51] == [4.0] * 47
     assert rates[75] == pytest.approx(4.0 * 0.55) and rates[100] == pytest.approx(0.4)
     assert settings.rate(75, 0.25) == pytest.approx(0.25 * rates[75])
-    assert RectifySettings(1, 1, 1, 1, 1, learning_rate=1.0, warmup=0).rate(0, 1.0) == 1.0
+    assert Schedule(1, learning_rate=1.0, warmup=0).rate(0, 1.0) == 1.0
 
 
 # Leaks
@@ -155,18 +166,18 @@ def test_the_last_third_of_a_leak_is_its_secret_where_none_is_known(
 
 
 def test_training_restores_refusals_and_moves_the_path_alone(
-    build: Callable[..., Rectifier], entries: list[Entry]
+    build: Callable[..., Training], entries: list[Entry]
 ) -> None:
-    rectifier = build(steps=24, refresh_every=8, weights=Weights(leak=0.0))
-    subject = rectifier.subject
-    before, trainable = weights(rectifier), set(trainable_parameters(subject.model))
-    prompts, texts = [e.prompt for e in entries], [rectifier.anchors.refusals[e.behavior] for e in entries]
+    training = build(steps=24, refresh_every=8, weights=Weights(leak=0.0))
+    subject = training.subject
+    before, trainable = weights(training), set(trainable_parameters(subject.model))
+    prompts, texts = [e.prompt for e in entries], [training.defence.materials.refusals[e.behavior] for e in entries]
     loss = float(subject.nll(prompts, texts).mean())
 
-    done = rectifier.run(lambda number: Mined(entries, entries, 0.5))
+    done = training.run(lambda number: Mined(entries, entries, 0.5))
 
     assert float(subject.nll(prompts, texts).mean()) < 0.7 * loss
-    after = weights(rectifier)
+    after = weights(training)
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     # Every trainable parameter has moved; every other one is the same to the bit, the one-hot factors among them.
     assert moved == trainable
@@ -175,7 +186,7 @@ def test_training_restores_refusals_and_moves_the_path_alone(
         layer, units = int(name.split(".")[2]), change.abs().sum(0 if "down" in name else 1).nonzero()[:, 0].tolist()
         if ".mlp." in name:
             assert set(units) == set(NEURONS[layer])
-    assert done.kl == pytest.approx(rectifier.measure()) and done.kl > 0
+    assert done.kl == pytest.approx(training.measure()) and done.kl > 0
 
 
 @pytest.mark.parametrize(("live", "size", "expected"), [(6, 4, 2), (1, 4, 1), (0, 4, 0), (6, 1, 0), (6, 20, 6)])
@@ -196,8 +207,8 @@ def test_nothing_mined_is_an_empty_batch() -> None:
     assert Mined([], [], 0.0).draw(4, random.Random(0)) == []
 
 
-def test_each_step_and_each_check_leaves_a_row(build: Callable[..., Rectifier], entries: list[Entry]) -> None:
-    rectifier = build(steps=5)
+def test_each_step_and_each_check_leaves_a_row(build: Callable[..., Training], entries: list[Entry]) -> None:
+    training = build(steps=5)
     numbers: list[int] = []
     shown: list[tuple[int, int]] = []
 
@@ -205,7 +216,7 @@ def test_each_step_and_each_check_leaves_a_row(build: Callable[..., Rectifier], 
         numbers.append(number)
         return Mined(entries, entries, number / 10)
 
-    done = rectifier.run(refresh, progress=lambda step, steps, row: shown.append((step, steps)))
+    done = training.run(refresh, progress=lambda step, steps, row: shown.append((step, steps)))
     assert numbers == [0, 1, 2] and shown == [(step, 5) for step in range(1, 6)]
     assert [row["step"] for row in done.history] == [1, 2, 3, 4, 5]
     assert [(c["step"], c["fresh_rate"], c["rolled_back"]) for c in done.checks] == [
@@ -221,7 +232,7 @@ def test_each_step_and_each_check_leaves_a_row(build: Callable[..., Rectifier], 
     assert abs(done.history[0]["retain"]) < 1e-5 < done.history[-1]["retain"]
 
 
-def test_a_weight_of_0_leaves_its_loss_out(build: Callable[..., Rectifier], entries: list[Entry]) -> None:
+def test_a_weight_of_0_leaves_its_loss_out(build: Callable[..., Training], entries: list[Entry]) -> None:
     only = build(steps=1, weights=Weights(prefill=0.0, leak=0.0, retain=0.0)).run(
         lambda number: Mined(entries, entries, 0.0)
     )
@@ -230,7 +241,7 @@ def test_a_weight_of_0_leaves_its_loss_out(build: Callable[..., Rectifier], entr
     assert set(bare.history[0]) == {"step", "rate", "loss", "retain"}
 
 
-def test_exposures_take_turns(build: Callable[..., Rectifier], entries: list[Entry]) -> None:
+def test_exposures_take_turns(build: Callable[..., Training], entries: list[Entry]) -> None:
     weights = {"soft": 0.5, "chat": 2.0, "ablated": 0.0}
     done = build(steps=4, exposures=weights).run(lambda number: Mined(entries, entries, 0.0))
     always = {"step", "rate", "loss", "refusal", "anchor", "prefill", "leak", "retain"}
@@ -240,44 +251,44 @@ def test_exposures_take_turns(build: Callable[..., Rectifier], entries: list[Ent
         assert row["loss"] == pytest.approx(parts + weights[name] * row[name], rel=1e-5)
 
 
-def test_the_held_out_kl_is_that_of_all_answer_tokens(build: Callable[..., Rectifier], adapt: Make) -> None:
-    rectifier = build()
-    assert rectifier.measure() == pytest.approx(0.0, abs=1e-6)
+def test_the_held_out_kl_is_that_of_all_answer_tokens(build: Callable[..., Training], adapt: Make) -> None:
+    training = build()
+    assert training.measure() == pytest.approx(0.0, abs=1e-6)
     with torch.no_grad():
-        for parameter in trainable_parameters(rectifier.subject.model).values():
+        for parameter in trainable_parameters(training.subject.model).values():
             parameter.add_(0.1)
     # More than one part, the last of them short, whose tokens must count no more than the others'.
-    held = rectifier.held_out
+    held = training.held_out
     held.rows, held.kept, held.pairs = held.rows * 25, held.kept * 25, held.pairs * 25
     assert sum(len(prompt) + len(answer) for prompt, answer in held.rows) > BATCH_TOKENS
-    exact = divergence(rectifier.subject, held.pairs)
+    exact = divergence(training.subject, held.pairs)
     expected = sum(k * t for k, t in zip(exact.kl, exact.tokens, strict=True)) / sum(exact.tokens)
-    assert rectifier.measure() == pytest.approx(expected, rel=1e-4)
+    assert training.measure() == pytest.approx(expected, rel=1e-4)
 
 
 # The budget
 
 
 def test_an_overrun_is_taken_back_and_the_step_is_halved(
-    build: Callable[..., Rectifier], entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Training], entries: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rectifier = build(kl_budget=0.1, warmup=0, steps=4)
-    scripted(rectifier, [0.05, 0.2, 0.3, 0.08], monkeypatch)
+    training = build(kl_budget=0.1, warmup=0, steps=4)
+    scripted(training, [0.05, 0.2, 0.3, 0.08], monkeypatch)
     starts: list[dict[str, torch.Tensor]] = []
     momenta: list[bool] = []
     rates: list[float] = []
 
     def refresh(number: int) -> Mined:
-        starts.append(weights(rectifier))
-        momenta.append(bool(rectifier.optimizer.state))
+        starts.append(weights(training))
+        momenta.append(bool(training.optimizer.state))
         return Mined(entries, entries, 0.0)
 
-    done = rectifier.run(refresh, progress=lambda step, steps, row: rates.append(row["rate"]))
+    done = training.run(refresh, progress=lambda step, steps, row: rates.append(row["rate"]))
     # Both overruns went back to the state after the first check.
     assert same(starts[1], starts[2]) and same(starts[2], starts[3]) and not same(starts[0], starts[1])
     # … and not with the momentum that led out of the budget.
     assert momenta == [False, True, False, False]
-    full = [rectifier.settings.rate(step, 1.0) for step in range(4)]
+    full = [training.schedule.rate(step, 1.0) for step in range(4)]
     assert rates == [*full[:2], *full[2:], *(r / 2 for r in full[2:]), *(r / 4 for r in full[2:])]
     assert [(c["step"], c["rolled_back"]) for c in done.checks] == [(2, 0), (4, 1), (4, 1), (4, 0)]
     assert [row["step"] for row in done.history] == [1, 2, 3, 4] and done.kl == 0.08
@@ -285,37 +296,37 @@ def test_an_overrun_is_taken_back_and_the_step_is_halved(
 
 
 def test_after_the_last_roll_back_the_run_ends_where_it_was_good(
-    build: Callable[..., Rectifier], entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Training], entries: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rectifier = build(kl_budget=0.1, rollbacks=1)
-    scripted(rectifier, [0.05, 0.2, 0.3], monkeypatch)
+    training = build(kl_budget=0.1, rollbacks=1)
+    scripted(training, [0.05, 0.2, 0.3], monkeypatch)
     starts: list[dict[str, torch.Tensor]] = []
 
     def refresh(number: int) -> Mined:
-        starts.append(weights(rectifier))
+        starts.append(weights(training))
         return Mined(entries, entries, 0.0)
 
-    done = rectifier.run(refresh)
+    done = training.run(refresh)
     assert (len(done.history), done.kl) == (2, 0.05)
-    assert same(weights(rectifier), starts[1])
+    assert same(weights(training), starts[1])
 
 
-def test_a_budget_that_is_never_kept_is_an_error(build: Callable[..., Rectifier], entries: list[Entry]) -> None:
-    rectifier = build(kl_budget=1e-9, rollbacks=2)
-    before = weights(rectifier)
+def test_a_budget_that_is_never_kept_is_an_error(build: Callable[..., Training], entries: list[Entry]) -> None:
+    training = build(kl_budget=1e-9, rollbacks=2)
+    before = weights(training)
     with pytest.raises(BudgetError, match=r"overrun 3 times at the first check, down to 0\.125") as caught:
-        rectifier.run(lambda number: Mined(entries, entries, 0.0))
+        training.run(lambda number: Mined(entries, entries, 0.0))
     assert "kl_budget" in caught.value.mend
-    assert same(weights(rectifier), before)
+    assert same(weights(training), before)
 
 
 def test_weights_that_are_no_numbers_are_over_every_budget(
-    build: Callable[..., Rectifier], entries: list[Entry], tmp_path: Path
+    build: Callable[..., Training], entries: list[Entry], tmp_path: Path
 ) -> None:
-    rectifier = build(learning_rate=1e30, rollbacks=1, kl_budget=1e6)
+    training = build(learning_rate=1e30, rollbacks=1, kl_budget=1e6)
     with pytest.raises(BudgetError):
-        rectifier.run(lambda number: Mined(entries, entries, 0.0), Checkpoint(tmp_path / "c", "k"))
-    assert all(bool(torch.isfinite(p).all()) for p in rectifier.subject.model.parameters())
+        training.run(lambda number: Mined(entries, entries, 0.0), Checkpoint(tmp_path / "c", "k"))
+    assert all(bool(torch.isfinite(p).all()) for p in training.subject.model.parameters())
     checks = json.loads((tmp_path / "c" / "state.json").read_text())["checks"]
     assert len(checks) == 2 and all(math.isfinite(check["kl"]) for check in checks)
 
@@ -338,7 +349,7 @@ OVERRUN = {
 
 
 def train(
-    rectifier: Rectifier, entries: list[Entry], checkpoint: Checkpoint | None = None, kill: int | None = None
+    training: Training, entries: list[Entry], checkpoint: Checkpoint | None = None, kill: int | None = None
 ) -> Any:
     """Everything that a run leaves but its weights; the caller's state stands for the buffer."""
     steps = 0
@@ -357,19 +368,19 @@ def train(
     def restore(state: list[int]) -> None:
         mined[:] = state
 
-    done = rectifier.run(refresh, checkpoint, lambda: list(mined), restore, progress)
+    done = training.run(refresh, checkpoint, lambda: list(mined), restore, progress)
     return done.history, done.checks, done.kl, mined
 
 
 @pytest.fixture(scope="module")
-def undisturbed(build: Callable[..., Rectifier], entries: list[Entry]) -> tuple[Any, dict[str, torch.Tensor]]:
-    rectifier = build(**OVERRUN)
-    return train(rectifier, entries), weights(rectifier)
+def undisturbed(build: Callable[..., Training], entries: list[Entry]) -> tuple[Any, dict[str, torch.Tensor]]:
+    training = build(**OVERRUN)
+    return train(training, entries), weights(training)
 
 
 @pytest.mark.parametrize("at", [1, 4, 7])
 def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(
-    build: Callable[..., Rectifier], entries: list[Entry], undisturbed: Any, tmp_path: Path, at: int
+    build: Callable[..., Training], entries: list[Entry], undisturbed: Any, tmp_path: Path, at: int
 ) -> None:
     expected, ended = undisturbed
     overruns = [check["rolled_back"] for check in expected[1]]
@@ -383,7 +394,7 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(
 
 
 def test_a_run_that_had_ended_is_not_run_again(
-    build: Callable[..., Rectifier], entries: list[Entry], tmp_path: Path
+    build: Callable[..., Training], entries: list[Entry], tmp_path: Path
 ) -> None:
     checkpoint = Checkpoint(tmp_path / "c", "key")
     first, second = build(), build()

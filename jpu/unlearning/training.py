@@ -1,0 +1,204 @@
+"""The loop that trains a defence, the same for all: mine → steps → utility budget with roll-back → checkpoint.
+
+Each step takes a defence's losses by name and moves what is trained of the subject. Every few steps the entries are
+mined anew against the model as it then is, and its KL to M_0 on held-out retain prompts is measured: over the budget,
+the step size is halved and the last good state comes back.
+
+Training goes on from its last checkpoint after a kill, and then ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jpu.checkpoint import Checkpoint, optimizer_tensors, restore_optimizers
+from jpu.errors import BudgetError
+from jpu.models import Subject
+from jpu.unlearning.defences.base import Defence, Step
+from jpu.unlearning.mined import Mined, Refresh
+from jpu.unlearning.retain import ReferenceDistribution
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how fast and how far.
+
+    Attributes:
+        steps: Optimiser steps.
+        learning_rate: Peak AdamW rate; no weight decay.
+        warmup: Steps of linear warm-up.
+        clip: Gradient norm bound.
+        refresh_every: Steps between two minings, and between two measurements of the KL.
+        kl_budget: Bound on the held-out KL(M_0‖M_θ), nats per token; None for none.
+        rollbacks: Roll-backs after which the run ends where it was last good.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int = 10
+    clip: float = 1.0
+    refresh_every: int = 20
+    kl_budget: float | None = 0.05
+    rollbacks: int = 4
+
+    def rate(self, step: int, scale: float) -> float:
+        """Learning rate at a step: warm-up, then linear decay to a tenth over the second half."""
+        if step < self.warmup:
+            return scale * self.learning_rate * (step + 1) / self.warmup
+        half = self.steps / 2
+        decay = 1.0 if step < half else 1.0 - 0.9 * (step - half) / max(1.0, self.steps - half)
+        return scale * self.learning_rate * decay
+
+    def overrun(self, kl: float) -> bool:
+        """Whether a KL is over the budget; weights that are no numbers are over every one."""
+        return kl >= sys.float_info.max or (self.kl_budget is not None and kl > self.kl_budget)
+
+
+@dataclass
+class Outcome:
+    """What a training did.
+
+    Attributes:
+        history: One row a step: step, loss, rate, and of the defence's losses those that were part of it.
+        checks: One row a check: step, held-out KL, fresh rate, rolled back (0 or 1).
+        kl: Held-out KL at the end, nats per token.
+    """
+
+    history: list[dict[str, float]]
+    checks: list[dict[str, float]]
+    kl: float
+
+
+class Training:
+    """One training of one subject by one defence.
+
+    Args:
+        subject: M_θ with its adapter; only parameters that require a gradient move.
+        defence: What is minimised.
+        held_out: M_0 on the retain set that the budget is measured on.
+        schedule: Steps, rates, budget.
+        seed: Seed of every draw.
+    """
+
+    def __init__(
+        self, subject: Subject, defence: Defence[Any], held_out: ReferenceDistribution, schedule: Schedule, seed: str
+    ) -> None:
+        self.subject, self.defence, self.held_out = subject, defence, held_out
+        self.schedule, self.seed = schedule, seed
+        self.parameters = {n: p for n, p in subject.model.named_parameters() if p.requires_grad}
+        self.optimizer = self._fresh_optimizer()
+
+    def run(
+        self,
+        refresh: Refresh,
+        checkpoint: Checkpoint | None = None,
+        carry: Callable[[], Any] | None = None,
+        restore: Callable[[Any], None] | None = None,
+        progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    ) -> Outcome:
+        """Train.
+
+        Args:
+            refresh: Mines the entries of the next stretch of steps against the model as it is.
+            checkpoint: Where to keep the state after each stretch.
+            carry: JSON state of the caller to keep with a checkpoint (the buffer).
+            restore: Takes that state back.
+            progress: Called with step, steps and the step's losses.
+
+        Raises:
+            BudgetError: The utility budget was overrun before a single stretch of steps had kept it.
+        """
+        schedule = self.schedule
+        done = Outcome([], [], 0.0)
+        step, scale, rolled = 0, 1.0, 0
+        good = self._weights()
+        loaded = checkpoint.load(f"model.{n}" for n in self.parameters) if checkpoint else None
+        if loaded is not None:
+            tensors, state = loaded
+            self._set_weights({n: tensors[f"model.{n}"] for n in self.parameters})
+            good = self._weights()
+            restore_optimizers(tensors, self.optimizer)
+            done.history, done.checks = state["history"], state["checks"]
+            step, scale, rolled = int(state["step"]), float(state["scale"]), int(state["rolled"])
+            done.kl = float(state["kl"])
+            if restore is not None:
+                restore(state["carry"])
+        while step < schedule.steps and rolled <= schedule.rollbacks:
+            mined = refresh(len(done.checks))
+            self._begin(step, scale, mined)
+            stop = min(step + schedule.refresh_every, schedule.steps)
+            stretch = []
+            for at in range(step, stop):
+                stretch.append(self._step(at, scale, mined))
+                if progress is not None:
+                    progress(at + 1, schedule.steps, stretch[-1])
+            kl = self.measure()
+            over = schedule.overrun(kl)
+            done.checks.append({"step": stop, "kl": kl, "fresh_rate": mined.fresh_rate, "rolled_back": float(over)})
+            if over:
+                self._set_weights(good)
+                self.optimizer = self._fresh_optimizer()
+                scale, rolled = scale / 2, rolled + 1
+            else:
+                good, step, done.kl = self._weights(), stop, kl
+                done.history += stretch
+            if checkpoint is not None:
+                tensors = {f"model.{n}": w for n, w in self._weights().items()}
+                state = {"step": step, "scale": scale, "rolled": rolled, "kl": done.kl}
+                state |= {"history": done.history, "checks": done.checks, "carry": carry() if carry else None}
+                checkpoint.save({**tensors, **optimizer_tensors(self.optimizer)}, state)
+        if step == 0:
+            raise BudgetError(
+                f"the utility budget ({schedule.kl_budget} nats per token) was overrun {rolled} times at the first "
+                f"check, down to {scale:g} of the learning rate",
+                mend="Lower unlearning.learning_rate or raise unlearning.kl_budget in params.yaml.",
+            )
+        return done
+
+    def measure(self) -> float:
+        """Held-out KL(M_0‖M_θ), nats per answer token."""
+        kl = self.held_out.mean_kl(self.subject)
+        # Weights that are no numbers any more are as far away as can be; JSON knows no infinity.
+        return kl if math.isfinite(kl) else sys.float_info.max
+
+    def _begin(self, step: int, scale: float, mined: Mined) -> None:
+        """Make the defence ready for a stretch; each of its parts draws from a stream of its own."""
+        self.defence.begin(mined, lambda name: random.Random(f"{self.seed}-{name}-{step}-{scale}"))
+
+    def _step(self, step: int, scale: float, mined: Mined) -> dict[str, float]:
+        schedule = self.schedule
+        rng = random.Random(f"{self.seed}-step-{step}-{scale}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule.rate(step, scale)
+        self.optimizer.zero_grad(set_to_none=True)
+        row = {"step": float(step + 1), "rate": schedule.rate(step, scale)}
+        total = 0.0
+        # Each forward pass is backpropagated by itself: the graphs need not be in memory together.
+        for parts in self.defence.passes(Step(step, schedule.steps, rng, mined)):
+            loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            row |= {name: float(part.detach()) for name, (_, part) in parts.items()}
+        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), schedule.clip)
+        self.optimizer.step()
+        return {**row, "loss": total}
+
+    def _fresh_optimizer(self) -> torch.optim.AdamW:
+        rate = self.schedule.learning_rate
+        return torch.optim.AdamW(self.parameters.values(), lr=rate, weight_decay=0.0, fused=True)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {n: p.detach().clone() for n, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(weights[name])

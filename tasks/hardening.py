@@ -1,0 +1,176 @@
+"""A defence around a subject: what it is made from, and the entries that it trains on. Reads and writes no file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jpu.data.schemas import Split
+from jpu.mining.buffer import Buffer
+from jpu.mining.entry import Entry
+from jpu.mining.own import noise
+from jpu.models import Subject
+from jpu.paths.path import Path as JailbreakPath
+from jpu.unlearning.adapter import adapter_factors, adapter_path, attach
+from jpu.unlearning.anchors import compute_anchors, own_refusals
+from jpu.unlearning.defences.base import Materials
+from jpu.unlearning.defences.registry import get_defence
+from jpu.unlearning.defences.settings import DefenceSettings, JpuSettings, Weights
+from jpu.unlearning.exposures import make_exposures
+from jpu.unlearning.leaks import split_leak
+from jpu.unlearning.mined import Mined
+from jpu.unlearning.retain import ReferenceDistribution, RetainMix, answered_by_reference, build_retain
+from jpu.unlearning.trained import Trained
+from jpu.unlearning.training import Schedule, Training
+from tasks.layout import Prepared
+from tasks.mining import Miner
+from tasks.sections import UnlearningSettings
+
+# Wordings of noise in a retain set: about as many as a family of templates has.
+_NOISES = 12
+
+
+class Stretches:
+    """The entries of a training, mined anew at each stretch, or once for all.
+
+    Args:
+        miner: Mines against the subject as it is; its buffer grows.
+        batch: Entries that the round begins with.
+        round: Number of the round.
+        seed: Of the minings.
+        frozen: Whether the first mining is the last.
+    """
+
+    def __init__(self, miner: Miner, batch: Sequence[Entry], round: int, seed: str, *, frozen: bool = False) -> None:
+        self.miner, self.round, self.seed, self.frozen = miner, round, seed, frozen
+        self.seen = {e.id: e for e in batch}
+        self.rate = 0.0
+        for entry in batch:
+            miner.buffer.add(entry)
+
+    def refresh(self, number: int) -> Mined:
+        """Mine for a stretch, and give the entries that it draws from."""
+        if number == 0 or not self.frozen:
+            mined = self.miner.mine(self.round, random.Random(f"unlearn-{self.seed}-{number}"), number + 1)
+            self.seen.update({e.id: e for e in mined.entries})
+            self.rate = mined.fresh.rate
+        live = self.miner.buffer.parents(self.miner.calibration.tau)
+        self.seen.update({e.id: e for e in live})
+        return Mined(live, [self.seen[i] for i in sorted(self.seen)], self.rate)
+
+    def carry(self) -> dict[str, Any]:
+        """State to keep with a checkpoint, as JSON."""
+        return {
+            "buffer": [e.model_dump(mode="json") for e in self.miner.buffer],
+            "seen": [e.model_dump(mode="json") for e in self.seen.values()],
+            "rate": self.rate,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `carry` gave."""
+        limits = self.miner.section
+        self.miner.buffer = Buffer(limits.capacity, limits.quota_per_template, limits.low_visits)
+        for fields in state["buffer"]:
+            self.miner.buffer.add(Entry.model_validate(fields))
+        self.seen = {e.id: e for e in map(Entry.model_validate, state["seen"])}
+        self.rate = float(state["rate"])
+
+
+def trained_part(section: UnlearningSettings, layers: int) -> Trained:
+    """What the settings, or else the defence's paper, train of a model of so many layers."""
+    if section.trained is None:
+        return get_defence(section.defence.name).trained(layers)
+    return Trained(**section.trained.model_dump())
+
+
+def adapt(
+    subject: Subject, path: JailbreakPath, section: UnlearningSettings, *, previous: Path | None = None, seed: int = 0
+) -> None:
+    """Put the adapter that is trained on a bare subject, joined with that of the round before."""
+    trained = trained_part(section, len(subject.layers))
+    subject.model = attach(subject.model, path, trained, previous=previous, seed=seed)
+
+
+def build(
+    subject: Subject, prepared: Prepared, miner: Miner, section: UnlearningSettings, seed: str, path: JailbreakPath
+) -> Training:
+    """A training of the settings' defence.
+
+    Args:
+        subject: Adapted, and about to be trained.
+        prepared: The data; its train split is trained on, the validation split holds the utility budget.
+        miner: Open on the train split.
+        section: Settings.
+        seed: Of every draw.
+        path: The identified path; where it is trained, the path of earlier rounds joins it.
+    """
+    data, held_out = prepared.split("train"), prepared.split("validation")
+    trained = adapter_path(adapter_factors(subject.model)) if trained_part(section, len(subject.layers)).path else path
+    behaviors = answered_by_reference(subject, data.behaviors)
+    restricted = [b for b in behaviors if b.kind == "restricted"]
+    refusals = own_refusals(subject, restricted, data.refusal_texts)
+    mix = RetainMix(**section.retain.model_dump())
+
+    def retain(part: Prepared, refused: dict[str, str], size: int, name: Split) -> ReferenceDistribution:
+        rng = random.Random(f"retain-{name}-{seed}")
+        answered = answered_by_reference(subject, part.behaviors)
+        around = [*part.templates, *noise(miner.pieces, _NOISES, name, rng)]
+        return ReferenceDistribution(subject, build_retain(answered, around, refused, size, mix, rng))
+
+    kind = get_defence(section.defence.name)
+    leaks = {b.id: split_leak(subject, b.answer, b.secret) for b in restricted}
+    told = [b for b in behaviors if b.kind in ("benign", "near_miss") and b.answer]
+    known = {b: r for b, r in refusals.items() if b in set(miner.refused)}
+    asked = [b for b in restricted if b.id in known]
+    others = own_refusals(subject, held_out.restricted, data.refusal_texts) if held_out.restricted else {}
+    positions = section.positions
+    if positions == "all":
+        positions = max(len(subject.answer_ids(text)) for text in refusals.values())
+    anchors = None
+    if "anchors" in kind.needs:
+        anchors = compute_anchors(subject, restricted, refusals, miner.refused, trained.neurons, positions)
+    openings = {b.id: leaks[b.id].opening for b in asked}
+    materials = Materials(
+        subject=subject,
+        refusals=refusals,
+        retain=retain(data, known, section.retain_pairs, "train"),
+        batch=section.batch,
+        retain_batch=section.retain_batch,
+        seed=seed,
+        leaks=leaks,
+        neurons=trained.neurons,
+        anchors=anchors,
+        exposures=make_exposures(subject, asked, known, told, openings) if "exposures" in kind.needs else (),
+    )
+    return Training(
+        subject,
+        kind(materials, settings_of(section, positions)),
+        retain(held_out, others, section.retain_pairs // 2, "validation"),
+        Schedule(
+            steps=section.steps,
+            learning_rate=section.learning_rate,
+            warmup=section.warmup,
+            clip=section.clip,
+            refresh_every=section.refresh_every,
+            kl_budget=section.kl_budget,
+            rollbacks=section.rollbacks,
+        ),
+        seed,
+    )
+
+
+def settings_of(section: UnlearningSettings, positions: int) -> DefenceSettings:
+    """The defence's settings; JPU's numbers stand beside its name in params.yaml."""
+    if section.defence.name != "jpu":
+        return section.defence
+    return JpuSettings(
+        **section.defence.model_dump(),
+        positions=positions,
+        prefill_batch=section.prefill_batch,
+        exposure_batch=section.exposure_batch,
+        exposures_a_step=section.exposures_a_step,
+        weights=Weights(**section.weights.model_dump()),
+        exposures=section.exposures.model_dump(),
+    )
