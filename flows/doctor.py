@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.services import answers, prefect_environment, running
+from flows.own_servers import answers, prefect_environment, running
 from jpu.errors import JpuError
 from tasks.environment import commit, quiet
 from tasks.repository import DATA, data_hash, open_repo, repo_hash

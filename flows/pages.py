@@ -11,8 +11,8 @@ from types import FrameType
 
 from rich.console import Console
 
+from flows.own_servers import HOME, RUNNING, announce, free_port, mlflow_server, prefect_ui, running, wait_for
 from flows.process import Guarded
-from flows.services import HOME, RUNNING, announce, free_port, mlflow_server, prefect_ui, running, wait_for
 from jpu.errors import InfrastructureError, SettingsError
 from tasks.store import tracking_uri
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.services import prefect_environment, wait_for
+from flows.own_servers import prefect_environment, wait_for
 from jpu.errors import SettingsError
 from tasks.settings import load_settings
 

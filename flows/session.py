@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from flows.alone import alone
-from flows.services import prefect_server
+from flows.own_servers import prefect_server
 from jpu.errors import JpuError
 from tasks.locks import clear_stale_locks
 from tasks.store import open_client, switched_off

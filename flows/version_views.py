@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from jpu.evaluation.names import name_of
-from tasks.versions import KEPT
+from tasks.snapshots import KEPT
 
 if TYPE_CHECKING:
     from tasks.promotion import Change

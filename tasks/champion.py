@@ -18,16 +18,9 @@ from tasks.code_hashes import CodeHashes
 from tasks.gitstore import GitStore
 from tasks.promotion import Change, Promotion
 from tasks.rewriting import without_subject
+from tasks.snapshots import KEPT, PIPELINE, Snapshot, snapshot_here
 from tasks.store import tracking_errors
-from tasks.versions import (
-    KEPT,
-    LOCK_COMMIT,
-    PIPELINE,
-    Snapshot,
-    Version,
-    find_version,
-    snapshot_here,
-)
+from tasks.versions import LOCK_COMMIT, Version, find_version
 from tasks.witness import code_difference, params_difference
 
 if TYPE_CHECKING:

@@ -72,7 +72,7 @@ def _post(address: str, message: Mapping[str, Any], settings: Webhook, chance: r
     import httpx
 
     # Late: it comes with PyTorch.
-    from jpu.models.retries import backoff, passes_by, retry_after
+    from jpu.retries import backoff, passes_by, retry_after
 
     url = httpx.URL(address)
     if url.scheme not in ("http", "https") or not url.host:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal
 
 from jpu.errors import DataError, InfrastructureError, JpuError
 from jpu.files import read_json, write_json
+from tasks.alias import Alias
 from tasks.gitstore import GitStore
-from tasks.store import tracking_errors
 from tasks.versions import CHAMPION, Version, versions
 from tasks.working_tree import keep, put_in_place, unsaved
 
@@ -68,6 +68,7 @@ class Promotion:
         self.ref = f"refs/heads/jpu/{profile}/{CHAMPION}"
         self.journal = git.common / "jpu" / f"champion-{profile}.json"
         self._client, self._git, self._model = client, git, model
+        self._alias = Alias(client, model)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -84,15 +85,7 @@ class Promotion:
 
     def champion(self) -> int:
         """Number of the version with the alias, 0 where no version has it."""
-        from mlflow.exceptions import MlflowException
-
-        with tracking_errors():
-            try:
-                return int(self._client.get_model_version_by_alias(self._model, CHAMPION).version)
-            except MlflowException as error:
-                if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                    return 0
-                raise
+        return self._alias.number()
 
     def branch(self) -> str:
         """The commit that the branch is at, "" where it is not there."""
@@ -121,6 +114,10 @@ class Promotion:
             InfrastructureError: MLflow or git failed; nothing was moved, or the journal stays for `recover`.
         """
         old, branch = self.champion(), self.branch()
+        change = Change(kind, old, to.number, branch, to.lock_commit, _now(), tree)
+        if (old, branch) == (to.number, to.lock_commit) and not tree:
+            # Also where an earlier try of the same move was cut off, and has just been completed.
+            return change
         if expected and expected.rpartition("/")[2] != str(old):
             raise DataError(
                 f"the champion is version {old or 'none'} by now, not {expected}",
@@ -129,9 +126,6 @@ class Promotion:
             )
         if kind == "promotion":
             self._agree(old, branch)
-        change = Change(kind, old, to.number, branch, to.lock_commit, _now(), tree)
-        if (old, branch) == (to.number, to.lock_commit) and not tree:
-            return change
         write_json(self.journal, asdict(change))
         try:
             if branch != to.lock_commit:
@@ -140,7 +134,7 @@ class Promotion:
         except BaseException:
             self._take_back(change)
             raise
-        self._note(change)
+        self._alias.note(change.new, change.old, how=change.kind, at=change.at)
         then()
         self.journal.unlink()
         return change
@@ -170,8 +164,8 @@ class Promotion:
         if branch != change.new_commit:
             self._git.move(self.ref, change.new_commit, branch or None, f"jpu {change.kind}, completed")
         if alias != change.new:
-            self._set_alias(change.new)
-        self._note(change)
+            self._alias.set(change.new)
+        self._alias.note(change.new, change.old, how=change.kind, at=change.at)
         kept = self._put_in_place(change) if change.tree and Path(change.tree).exists() else ""
         self.journal.unlink()
         return f"completed: the {change.kind} from version {change.old or 'none'} to {change.new}{kept}"
@@ -202,36 +196,18 @@ class Promotion:
                 where=self._model,
                 mend="Look at it, then try again. Nothing was moved.",
             )
-        self._set_alias(change.new)
-
-    def _set_alias(self, number: int) -> None:
-        with tracking_errors():
-            if number:
-                self._client.set_registered_model_alias(self._model, CHAMPION, str(number))
-            else:
-                self._client.delete_registered_model_alias(self._model, CHAMPION)
+        self._alias.set(change.new)
 
     def _take_back(self, change: Change) -> None:
         """After a failure: both as they were. Where that fails too, the journal stays for `recover`."""
         try:
             if self.champion() == change.new != change.old:
-                self._set_alias(change.old)
+                self._alias.set(change.old)
             if self.branch() == change.new_commit != change.old_commit:
                 self._git.move(self.ref, change.old_commit or None, change.new_commit, f"jpu {change.kind}, undone")
         except JpuError:
             return
         self.journal.unlink(missing_ok=True)
-
-    def _note(self, change: Change) -> None:
-        """Leave on both versions what happened to them."""
-        new, old = str(change.new), str(change.old)
-        with tracking_errors():
-            self._client.set_model_version_tag(self._model, new, "jpu.promoted_at", change.at)
-            self._client.set_model_version_tag(self._model, new, "jpu.promoted_by", change.kind)
-            if change.old and change.old != change.new:
-                self._client.set_model_version_tag(self._model, new, "jpu.replaces", old)
-                self._client.set_model_version_tag(self._model, old, "jpu.replaced_by", new)
-                self._client.set_model_version_tag(self._model, old, "jpu.replaced_at", change.at)
 
 
 def _now() -> str:

@@ -20,7 +20,8 @@ from tasks.locks import clear_stale_locks
 from tasks.objects import local_objects
 from tasks.promotion import Change, Promotion
 from tasks.repository import open_repo
-from tasks.versions import KEPT, Version, find_version, snapshot_at, snapshot_here, versions
+from tasks.snapshots import KEPT, snapshot_at, snapshot_here
+from tasks.versions import Version, find_version, versions
 from tasks.working_tree import held, keep, put_in_place, unsaved
 
 if TYPE_CHECKING:

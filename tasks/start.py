@@ -15,7 +15,8 @@ from jpu.files import read_text, write_bytes, write_text
 from tasks.gitstore import GitStore
 from tasks.pinned import START, parts
 from tasks.rewriting import with_rounds, without_subject
-from tasks.versions import LOCK, PARAMS, PIPELINE, Snapshot, Version, snapshot_at
+from tasks.snapshots import LOCK, PARAMS, PIPELINE, Snapshot, snapshot_at
+from tasks.versions import Version
 
 
 def start_from(version: Version, root: Path | str = ".", *, rounds: int = 1) -> list[str]:

@@ -17,7 +17,8 @@ from jpu.parsing import parse_jsonl
 from tasks.gitstore import GitStore
 from tasks.objects import Objects, open_objects
 from tasks.rewriting import without_subject
-from tasks.versions import KEPT, PIPELINE, Snapshot, Version, find_version, snapshot_of
+from tasks.snapshots import KEPT, PIPELINE, Snapshot, snapshot_of
+from tasks.versions import Version, find_version
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

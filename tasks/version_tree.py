@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.gitstore import GitStore
 from tasks.lineage import METRICS, SUBJECT
+from tasks.snapshots import PREPARED, Snapshot, snapshot_at, snapshot_of
 from tasks.store import tracking_errors
 from tasks.verify.validation import parse_results, read_artifact
-from tasks.versions import PREPARED, Snapshot, Version, find_version, snapshot_at, snapshot_of, versions
+from tasks.versions import Version, find_version, versions
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.code_hashes import CodeHashes
 from tasks.repository import Locked
-from tasks.versions import PARAMS
+from tasks.snapshots import PARAMS
 
 DATA_FOLDER = "data"
 

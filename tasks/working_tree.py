@@ -11,7 +11,8 @@ from jpu.files import atomic_folder, write_bytes
 from tasks.gitstore import GitStore
 from tasks.objects import default_remote, local_objects
 from tasks.repository import open_repo, repo_hash
-from tasks.versions import KEPT, Version, snapshot_here
+from tasks.snapshots import KEPT, snapshot_here
+from tasks.versions import Version
 from tasks.witness import DATA_FOLDER
 
 REPLACED = Path(".jpu/replaced")

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.services import HOME
+from flows.own_servers import HOME
 from flows.stack.credentials import Credentials, keep_credentials
 from flows.stack.ports import keep_ports
 from flows.stack.private import private_folder

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from flows.own_servers import PATIENCE
 from flows.process import Guarded
-from flows.services import PATIENCE
 from flows.stack.record import Entry, State
 from flows.stack.server import Server
 from jpu.errors import InfrastructureError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from flows.services import free_port
+from flows.own_servers import free_port
 from jpu.errors import DataError, SettingsError
 from jpu.files import read_json, write_json
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.services import answers
+from flows.own_servers import answers
 from flows.stack.certificates import keep_certificate
 from flows.stack.credentials import Login
 from flows.stack.installation import LOOPBACK

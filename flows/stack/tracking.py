@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from flows.services import answers
+from flows.own_servers import answers
 from flows.stack.installation import LOOPBACK
 from flows.stack.postgres import MLFLOW, MLFLOW_USERS, Postgres
 from flows.stack.private import write_private

@@ -16,7 +16,7 @@ import httpx
 
 from jpu.errors import InfrastructureError, JpuError, ModelError, SettingsError
 from jpu.models.replies import filtered, named, read_reply
-from jpu.models.retries import backoff, passes_by, retry_after
+from jpu.retries import backoff, passes_by, retry_after
 
 _LARGEST_REPLY = 8 * 1024**2
 

@@ -12,7 +12,8 @@ from tasks.code_hashes import CodeHashes
 from tasks.gitstore import GitStore
 from tasks.objects import Objects
 from tasks.repository import Locked
-from tasks.versions import KEPT, LOCK, LOCK_COMMIT, Snapshot, Version, snapshot_at
+from tasks.snapshots import KEPT, LOCK, Snapshot, snapshot_at
+from tasks.versions import LOCK_COMMIT, Version
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

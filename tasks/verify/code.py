@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tasks.snapshots import PIPELINE
 from tasks.verify.chain import BrokenLinkError, Chain, Passed
-from tasks.versions import PIPELINE
 from tasks.witness import Difference, code_difference, code_paths, params_difference
 
 

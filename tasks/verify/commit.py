@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from jpu.errors import SettingsError
 from tasks.rewriting import without_subject
+from tasks.snapshots import KEPT, PIPELINE
 from tasks.verify.chain import BrokenLinkError, Chain, Passed
-from tasks.versions import CHAMPION, KEPT, LOCK_COMMIT, PIPELINE
+from tasks.versions import CHAMPION, LOCK_COMMIT
 
 
 def check_commit(chain: Chain) -> Iterator[Passed]:

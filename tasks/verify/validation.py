@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.snapshots import PREPARED
 from tasks.store import tracking_errors
 from tasks.verify.chain import BrokenLinkError, Chain, Passed
-from tasks.versions import PREPARED
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flows import doctor, report, services, session
+from flows import doctor, own_servers, report, session
 from flows.cli import app
 from flows.process import Guarded
 from flows.runner import Outcome
@@ -201,24 +201,24 @@ def test_ports() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(SettingsError, match="is taken"):
-            services.free_port(taken.getsockname()[1])
-    assert services.free_port() > 1024
+            own_servers.free_port(taken.getsockname()[1])
+    assert own_servers.free_port() > 1024
 
 
 def test_servers_of_a_dead_process_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert services.running() == {}
+    assert own_servers.running() == {}
     Path(".jpu").mkdir()
     for process in (identity() | {"started": "5"}, identity()):
         # The second one lives, but nothing answers at its address.
-        services.RUNNING.write_text(json.dumps({"prefect": "http://127.0.0.1:1/api", "process": process}))
-        assert services.running() == {}
+        own_servers.RUNNING.write_text(json.dumps({"prefect": "http://127.0.0.1:1/api", "process": process}))
+        assert own_servers.running() == {}
 
 
 def test_a_server_of_the_users_own_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
-    monkeypatch.setattr(services, "wait_for", lambda url, *rest: None)
-    with services.prefect_server() as ready:
+    monkeypatch.setattr(own_servers, "wait_for", lambda url, *rest: None)
+    with own_servers.prefect_server() as ready:
         assert ready() == "http://127.0.0.1:1/api"
     assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:1/api"
 
@@ -227,7 +227,7 @@ def test_a_server_that_dies_at_its_start(tmp_path: Path) -> None:
     log = tmp_path / "log"
     command = [sys.executable, "-c", "raise SystemExit('no room')"]
     with Guarded(command, log=log) as server, pytest.raises(InfrastructureError, match="at its start: no room"):
-        services.wait_for("http://127.0.0.1:1", server, log)
+        own_servers.wait_for("http://127.0.0.1:1", server, log)
 
 
 def test_termination_cleans_up() -> None:

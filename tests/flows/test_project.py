@@ -27,6 +27,7 @@ PLUMBING = {
     "jpu/data/schemas.py",
     "jpu/errors.py",
     "jpu/files.py",
+    "jpu/retries.py",
     "tasks/__init__.py",
     "tasks/environment.py",
     "tasks/fingerprint.py",

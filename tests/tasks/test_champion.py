@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from jpu.errors import DataError, InfrastructureError, SettingsError
+from tasks.alias import Alias
 from tasks.champion import promote, record, recover
 from tasks.gitstore import GitStore
 from tasks.promotion import Promotion
-from tasks.versions import KEPT, find_version
+from tasks.snapshots import KEPT
+from tasks.versions import find_version
 from tests.hardened import Place, copied, git
 
 REF = "refs/heads/jpu/micro/champion"
@@ -19,13 +21,13 @@ REF = "refs/heads/jpu/micro/champion"
 KILLED = """
 import os, signal
 from tasks.champion import promote
-from tasks.promotion import Promotion
+from tasks.alias import Alias
 from tasks.store import open_client
-moves = Promotion._set_alias
-def killed(self, number):
+moves = Alias.set
+def killed(self, *arguments, **named):
     {body}
     os.kill(os.getpid(), signal.SIGKILL)
-Promotion.{hook} = killed
+Alias.{hook} = killed
 promote(open_client(), "2")
 """
 
@@ -121,11 +123,11 @@ def test_a_branch_that_cannot_move_leaves_everything_as_it_was(place: Place) -> 
 
 
 def test_an_alias_that_cannot_move_takes_the_branch_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(self: Promotion, number: int) -> None:
+    def away(self: Alias, number: int) -> None:
         raise InfrastructureError("away", where="MLflow")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Promotion, "_set_alias", away)
+        patch.setattr(Alias, "set", away)
         with pytest.raises(InfrastructureError, match="away"):
             promote(place.client, "2")
     agree(place, 1)
@@ -154,6 +156,28 @@ def test_gates_that_compared_with_a_former_champion(place: Place) -> None:
     assert promote(place.client, "2", expected="jpu-micro/1").new == 2
 
 
+def test_a_promotion_that_was_cut_off_is_done_when_it_is_tried_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the flow's task does: the same call again, which still names the champion that gates compared with."""
+    moved = GitStore.move
+
+    def away(self: Alias, *arguments: object) -> int:
+        raise InfrastructureError("away", where="MLflow")
+
+    def last(self: GitStore, *arguments: str) -> None:
+        moved(self, *arguments)
+        patch.setattr(Alias, "number", away)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GitStore, "move", last)
+        with pytest.raises(InfrastructureError, match="away"):
+            promote(place.client, "2", expected="jpu-micro/1")
+    assert (place.champion(), place.branch()) == (1, place.version("2").lock_commit)
+    assert promote(place.client, "2", expected="jpu-micro/1").new == 2
+    agree(place, 2)
+
+
 def test_two_commands_at_once(place: Place) -> None:
     with (
         Promotion(place.client, GitStore(place.root), "jpu-micro", "micro").alone(),
@@ -172,9 +196,9 @@ def test_a_branch_that_is_checked_out_is_not_moved(place: Place) -> None:
 @pytest.mark.parametrize(
     ("hook", "body"),
     [
-        pytest.param("_set_alias", "", id="between branch and alias"),
-        pytest.param("_set_alias", "moves(self, number)", id="after the alias"),
-        pytest.param("_note", "", id="before the notes"),
+        pytest.param("set", "", id="between branch and alias"),
+        pytest.param("set", "moves(self, *arguments)", id="after the alias"),
+        pytest.param("note", "", id="before the notes"),
     ],
 )
 def test_kill_9_in_the_middle_is_completed(place: Place, hook: str, body: str) -> None:
@@ -201,14 +225,14 @@ def test_kill_9_before_anything_moved_is_undone_by_the_next_promotion(place: Pla
 
 
 def test_a_cut_off_promotion_whose_alias_was_moved_by_hand(place: Place) -> None:
-    place.run(KILLED.format(hook="_set_alias", body="pass"))
+    place.run(KILLED.format(hook="set", body="pass"))
     place.client.delete_registered_model_alias("jpu-micro", "champion")
     with pytest.raises(DataError, match=r"moved to none and the branch"):
         recover(place.client, "micro")
 
 
 def test_a_journal_is_seen_from_every_working_tree(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    place.run(KILLED.format(hook="_set_alias", body="pass"))
+    place.run(KILLED.format(hook="set", body="pass"))
     other = place.root.parent / "other"
     place.git("worktree", "add", "-q", "--detach", str(other))
     assert recover(place.client, "micro", other).startswith("completed")

@@ -16,7 +16,7 @@ from tasks.gitstore import GitStore
 from tasks.lineage import hardened_model
 from tasks.repository import hash_path
 from tasks.rollback import rollback
-from tasks.versions import KEPT
+from tasks.snapshots import KEPT
 from tasks.working_tree import held, unsaved
 from tests.hardened import Place, copied
 

@@ -15,8 +15,8 @@ from tasks.gitstore import GitStore
 from tasks.pinned import Start, parts, read_start
 from tasks.pipeline import read_plan
 from tasks.settings import load_settings
+from tasks.snapshots import KEPT, snapshot_at
 from tasks.start import start_from
-from tasks.versions import KEPT, snapshot_at
 from tests.hardened import Place, copied, git
 
 

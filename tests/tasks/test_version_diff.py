@@ -10,8 +10,8 @@ import pytest
 
 from jpu.errors import DataError
 from tasks.gitstore import GitStore
+from tasks.snapshots import snapshot_at
 from tasks.version_diff import diff
-from tasks.versions import snapshot_at
 from tests.hardened import TEMPLATE, Place, copied
 
 

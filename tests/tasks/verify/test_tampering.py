@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tasks.gitstore import GitStore
+from tasks.snapshots import snapshot_at
 from tasks.verify import verify
-from tasks.versions import snapshot_at
 from tests.hardened import Place
 
 Tamper = Callable[[Place], None]

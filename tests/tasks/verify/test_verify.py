@@ -10,9 +10,9 @@ import pytest
 
 from jpu.errors import DataError, InfrastructureError
 from tasks.gitstore import GitStore
+from tasks.snapshots import snapshot_at
 from tasks.verify import verify
 from tasks.verify.chain import Passed
-from tasks.versions import snapshot_at
 from tests.hardened import Place
 
 LINKS = (

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from jpu.models.retries import backoff, passes_by, retry_after
+from jpu.retries import backoff, passes_by, retry_after
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
