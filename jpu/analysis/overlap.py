@@ -1,0 +1,206 @@
+"""How much of what a layer knows by itself a jailbreak uses as well: |J_l ∩ E_l| / |E_l|, layer by layer (analysis 1).
+
+The paper's first finding [P]: after unlearning, jailbreaks succeed through parameters that were not erased, in the
+intermediate layers. E_l are the weights of layer l among the top q % by sensitivity on bare questions under M_0, J_l
+those on jailbreaks that succeed against the erased model M_e. Chance gives q %. [C: SNIP; O: what is compared]
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jpu.analysis.resampling import Draws, Interval, interval
+from jpu.analysis.sensitivity import layer_weights, sensitivities
+from jpu.models import Subject
+from jpu.paths.passes import Exchanges
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples whose sensitivities are taken.
+
+    Attributes:
+        exchanges: Prompts and answers, in tokens.
+        names: Behavior of each.
+        erased: Under M_e; else under M_0.
+    """
+
+    exchanges: Exchanges
+    names: Sequence[str]
+    erased: bool
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a set is chosen from: sensitivities of each behavior in one layer.
+
+    Attributes:
+        values: (behaviors, weights).
+        names: What each row is of; rows of one name are drawn together.
+    """
+
+    values: Tensor
+    names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of a reference set another set holds.
+
+    Attributes:
+        condition: What the other set is of.
+        share: q, the share of a layer's weights that is in either set.
+        overlap: |J ∩ E| / |E|.
+        excess: The same less that of another condition, drawn in the same resamples; by its name.
+    """
+
+    condition: str
+    share: float
+    overlap: Interval
+    excess: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class LayerOverlap:
+    """One layer.
+
+    Attributes:
+        layer: Its number.
+        sensitive: Overlaps with E, the weights that bare questions need under M_0.
+        changed: Overlaps with the weights that the erasure moved most, |W_e − W_0|: what was erased in fact.
+        moved: How much of E is among those, by q.
+    """
+
+    layer: int
+    sensitive: list[Overlap]
+    changed: list[Overlap]
+    moved: dict[float, float]
+
+
+def overlap_by_layer(
+    subject: Subject,
+    reference: Source,
+    conditions: Mapping[str, Source],
+    shares: Sequence[float],
+    draws: Draws,
+    *,
+    confidence: float = 0.95,
+    against: Mapping[str, Sequence[str]] | None = None,
+    held: int = 1 << 28,
+) -> list[LayerOverlap]:
+    """Overlap of every condition's top weights with those of bare questions, and with what the erasure moved.
+
+    Args:
+        subject: M_e; its reference is M_0.
+        reference: Bare questions and their answers.
+        conditions: What is compared with them, by name.
+        shares: Values of q.
+        draws: Resamples; they have the names of all.
+        confidence: Coverage of the intervals.
+        against: Condition → conditions that its overlap is compared with.
+        held: Most values that are held at once: as many layers go together as fit, at least one.
+    """
+    behaviors = sum(len(set(source.names)) for source in (reference, *conditions.values()))
+    size = len(layer_weights(subject, 0))
+    together = max(1, held // (behaviors * size))
+    found = []
+    layers = range(len(subject.layers))
+    for start in layers[::together]:
+        group = layers[start : start + together]
+        base = _rows(subject, reference, group)
+        others = {name: _rows(subject, source, group) for name, source in conditions.items()}
+        for layer in group:
+            after = layer_weights(subject, layer)
+            with subject.reference():
+                change = (after - layer_weights(subject, layer)).abs()
+            ours = {name: rows[layer] for name, rows in others.items()}
+            options = {"confidence": confidence, "against": against}
+            moved = overlaps(change, {"bare": base[layer]}, shares, Draws([base[layer].names], 0, 0))
+            found.append(
+                LayerOverlap(
+                    layer,
+                    overlaps(base[layer], ours, shares, draws, **options),  # type: ignore[arg-type]
+                    overlaps(change, ours, shares, draws, **options),  # type: ignore[arg-type]
+                    {one.share: one.overlap.value for one in moved},
+                )
+            )
+    return found
+
+
+def _rows(subject: Subject, source: Source, layers: Sequence[int]) -> dict[int, Rows]:
+    names = list(dict.fromkeys(source.names))
+    owners = [names.index(name) for name in source.names]
+    with contextlib.nullcontext() if source.erased else subject.reference():
+        found = sensitivities(subject, source.exchanges, owners, layers)
+    return {layer: Rows(values, names) for layer, values in found.items()}
+
+
+def largest(values: Tensor, share: float) -> Tensor:
+    """Indices of the largest share of (…, weights), at least one, the largest first; ties as torch.topk breaks them."""
+    return values.topk(size_of(values.shape[-1], share), dim=-1).indices
+
+
+def size_of(weights: int, share: float) -> int:
+    """Weights in the top share of so many."""
+    return max(1, round(share * weights))
+
+
+def overlaps(
+    reference: Rows | Tensor,
+    conditions: Mapping[str, Rows],
+    shares: Sequence[float],
+    draws: Draws,
+    *,
+    confidence: float = 0.95,
+    against: Mapping[str, Sequence[str]] | None = None,
+) -> list[Overlap]:
+    """Overlap of each condition's top weights with the reference's, in one layer.
+
+    Args:
+        reference: What E is chosen from: sensitivities of each behavior, or one score (weights,) that is not resampled.
+        conditions: Name → what J is chosen from.
+        shares: Values of q in (0, 1].
+        draws: Resamples; they have all names.
+        confidence: Coverage of the intervals.
+        against: Condition → conditions that its overlap is compared with.
+    """
+    kept: dict[tuple[str, float], list[float]] = {(c, q): [] for c in conditions for q in shares}
+    weights = {name: draws.weights(rows.names).to(rows.values.device) for name, rows in conditions.items()}
+    fixed = isinstance(reference, Tensor)
+    base = None if isinstance(reference, Tensor) else draws.weights(reference.names).to(reference.values.device)
+    most = max(shares)
+    for draw in range(draws.resamples + 1):
+        if isinstance(reference, Tensor):
+            score = reference
+        else:
+            assert base is not None
+            score = base[draw] @ reference.values
+        if draw == 0 or not fixed:
+            # Where in the order of E each weight stands: its set at q are those below a number.
+            order = largest(score, most)
+            place = torch.full((len(score),), len(score), device=score.device)
+            place[order] = torch.arange(len(order), device=score.device)
+        for name, rows in conditions.items():
+            top = place[largest(weights[name][draw] @ rows.values, most)]
+            for q in shares:
+                count = size_of(len(score), q)
+                kept[name, q].append(float((top[:count] < count).float().mean()))
+    figures = {key: torch.tensor(values) for key, values in kept.items()}
+    return [
+        Overlap(
+            name,
+            q,
+            interval(figures[name, q], confidence),
+            {
+                other: interval(figures[name, q] - figures[other, q], confidence, bounds=(-1.0, 1.0))
+                for other in (against or {}).get(name, ())
+            },
+        )
+        for name in conditions
+        for q in shares
+    ]
