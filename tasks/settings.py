@@ -11,11 +11,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from jpu import files
 from jpu.errors import SettingsError
+from jpu.unlearning.defences.settings import DefenceSettings
 from tasks.params import PARAMS, Document, read_document
 from tasks.sections import (
     DataSettings,
@@ -209,13 +210,13 @@ def _key(document: Document, detail: ErrorDetails) -> list[str | int]:
 
 
 def _existing(value: Any, location: tuple[str | int, ...]) -> list[str | int]:
-    """The part of pydantic's location that is in the document; it goes on with names of union members."""
+    """The part of pydantic's location that is in the document; names of union members stand between its keys."""
     key: list[str | int] = []
     for part in location:
         try:
             value = value[part]
         except (KeyError, IndexError, TypeError):
-            break
+            continue
         key.append(part)
     return key
 
@@ -224,7 +225,7 @@ def _explained(detail: ErrorDetails, name: str) -> tuple[str, str]:
     if detail["type"] == "missing":
         return f"the key {name!r} is missing", "Add it, or restore the section from git."
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, sorted(_names(Section)), n=1)
+        near = difflib.get_close_matches(name, sorted(_names(Section) | _names(DefenceSettings)), n=1)
         return f"unknown key {name!r}", f"Did you mean {near[0]!r}?" if near else "Remove it."
     message = detail["msg"].removeprefix("Input ")
     given = detail["input"]
@@ -234,7 +235,7 @@ def _explained(detail: ErrorDetails, name: str) -> tuple[str, str]:
     return message, "Mend the value; the comment beside it says what it means."
 
 
-def _names(section: type[Section]) -> set[str]:
+def _names(section: type[BaseModel]) -> set[str]:
     names = set(section.model_fields)
     for kind in section.__subclasses__():
         names |= _names(kind)

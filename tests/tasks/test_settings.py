@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from jpu.errors import SettingsError, StorageError
+from jpu.unlearning.defences.settings import CircuitBreakersSettings, JpuSwitches, NpoSettings
 from tasks.settings import load_settings, set_profile
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
@@ -102,6 +103,34 @@ def test_a_key_that_comes_through_an_anchor_is_named_where_it_is_written(params:
     assert "more" not in caught.value.what
     line = int(str(caught.value.where).partition(" line ")[2].partition(",")[0])
     assert "low_visits: none" in params.read_text(encoding="utf-8").splitlines()[line - 1]
+
+
+def test_a_defence_is_a_name_or_a_name_with_settings(params: Path) -> None:
+    assert load_settings(params).unlearning.defence == JpuSwitches()
+    change(params, "defence: jpu", "defence: npo")
+    assert load_settings(params).unlearning.defence == NpoSettings(beta=0.1)
+    change(params, "defence: npo", "defence: {name: circuit_breakers, depths: [0.5], retain: kl}")
+    change(params, "trained: {path: true, modules: attention, rank: 16, layers: null}", "trained: null")
+    section = load_settings(params).unlearning
+    assert section.defence == CircuitBreakersSettings(depths=(0.5,), retain="kl") and section.trained is None
+
+
+@pytest.mark.parametrize(
+    ("defence", "says", "mend"),
+    [
+        ("npox", "'npox'", "Mend the value"),
+        ("{name: npo, beta: 0}", "greater than 0", "Mend the value"),
+        ("{name: npo, beat: 1.0}", "unknown key 'beat'", "Did you mean 'beta'?"),
+        ("{name: jpu, alpha: 1.0}", "unknown key 'alpha'", "Did you mean"),
+    ],
+)
+def test_a_wrong_defence_is_named_with_its_line(params: Path, defence: str, says: str, mend: str) -> None:
+    change(params, "defence: jpu", f"defence: {defence}")
+    line = next(n for n, text in enumerate(params.read_text("utf-8").splitlines(), 1) if "      defence:" in text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(params)
+    assert says in caught.value.what and mend in caught.value.mend
+    assert f"line {line}" in str(caught.value.where)
 
 
 def test_files_have_to_be_named_and_a_word_is_short_for_a_path(params: Path) -> None:

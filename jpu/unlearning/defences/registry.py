@@ -7,8 +7,18 @@ from types import MappingProxyType
 from typing import Any
 
 from jpu.errors import SettingsError
+from jpu.unlearning.defences.adaptive_rmu import AdaptiveRmu
 from jpu.unlearning.defences.base import Defence
+from jpu.unlearning.defences.circuit_breakers import CircuitBreakers
+from jpu.unlearning.defences.dpo import Dpo
+from jpu.unlearning.defences.eraser import Eraser
+from jpu.unlearning.defences.gradient_difference import GradientDifference
 from jpu.unlearning.defences.jpu import JPU
+from jpu.unlearning.defences.lat import Lat
+from jpu.unlearning.defences.npo import Npo
+from jpu.unlearning.defences.refusal_sft import RefusalSft
+from jpu.unlearning.defences.rmu import Rmu
+from jpu.unlearning.defences.safe_unlearning import SafeUnlearning
 
 
 def registry(defences: Iterable[type[Defence[Any]]]) -> Mapping[str, type[Defence[Any]]]:
@@ -21,7 +31,21 @@ def registry(defences: Iterable[type[Defence[Any]]]) -> Mapping[str, type[Defenc
     return MappingProxyType(found)
 
 
-DEFENCES = registry((JPU,))
+DEFENCES = registry(
+    (
+        JPU,
+        RefusalSft,
+        GradientDifference,
+        Npo,
+        Dpo,
+        Eraser,
+        SafeUnlearning,
+        Rmu,
+        AdaptiveRmu,
+        CircuitBreakers,
+        Lat,
+    )
+)
 
 
 def get_defence(name: str) -> type[Defence[Any]]:

@@ -108,25 +108,32 @@ class NpoSettings(BaselineSettings):
     beta: Positive = 0.1
 
 
-class RmuSettings(BaselineSettings):
-    """Representation misdirection (`rmu.py`); `depth` 7/32 is layer 7 of 32."""
+class SteeringSettings(BaselineSettings):
+    """What RMU and adaptive RMU share; `depth` 7/32 is layer 7 of 32.
 
-    name: Literal["rmu"] = "rmu"
+    Attributes:
+        depth: The layer behind which the stream is steered.
+        tokens: Whose: those that say an `answer`, or `all` of prompt and answer.
+    """
+
     depth: Share = 7 / 32
-    coefficient: Positive = 20.0
     tokens: Literal["answer", "all"] = "answer"
     retain: Retain = "stream"
+
+
+class RmuSettings(SteeringSettings):
+    """Representation misdirection (`rmu.py`); `coefficient` is c."""
+
+    name: Literal["rmu"] = "rmu"
+    coefficient: Positive = 20.0
     retain_weight: Weight = 100.0
 
 
-class AdaptiveRmuSettings(BaselineSettings):
+class AdaptiveRmuSettings(SteeringSettings):
     """Adaptive RMU (`adaptive_rmu.py`); `scale` is β."""
 
     name: Literal["adaptive_rmu"] = "adaptive_rmu"
-    depth: Share = 7 / 32
     scale: Positive = 5.0
-    tokens: Literal["answer", "all"] = "answer"
-    retain: Retain = "stream"
     retain_weight: Weight = 1200.0
 
 
