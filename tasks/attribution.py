@@ -24,6 +24,13 @@ def attribute(settings: Settings, round: str, entries: list[Entry]) -> Identifie
     before = RoundFolder(settings.rounds[round].prev)
     subject = Subject.load(SUBJECT, before.adapter, device=settings.subject.device, dtype=settings.subject.dtype)
     rng = random.Random(f"identify-{settings.seed}-{round}")
+    return searched(subject, data, entries, section, settings.seed, rng)
+
+
+def searched(
+    subject: Subject, data: Prepared, entries: Sequence[Entry], section: PathsSettings, seed: int, rng: random.Random
+) -> Identified:
+    """The path of a subject as it is, from entries that it does not refuse."""
     return identify(
         subject.model,
         samples(subject, data, entries, section, rng),
@@ -34,18 +41,19 @@ def attribute(settings: Settings, round: str, entries: list[Entry]) -> Identifie
             positions=section.positions,
             candidates=section.candidates,
             refine=section.refine,
-            seed=settings.seed,
+            seed=seed,
         ),
         safety_k=section.safety_neurons,
         heads=section.heads,
         exclude=section.benign_excluded,
+        contrast=section.contrast,
     )
 
 
 def samples(
-    subject: Subject, data: Prepared, entries: list[Entry], section: PathsSettings, rng: random.Random
+    subject: Subject, data: Prepared, entries: Sequence[Entry], section: PathsSettings, rng: random.Random
 ) -> Samples:
-    """The exchanges of the four paths, at most `section.samples` each."""
+    """The exchanges of the paths, at most `section.samples` each."""
     behaviors = {b.id: b for b in answered_by_reference(subject, data.restricted)}
     drawn = rng.sample(entries, min(section.samples, len(entries)))
     asked: list[Behavior] = [behaviors[e.behavior] for e in drawn]
@@ -57,12 +65,13 @@ def samples(
     def exchanges(prompts: list[str], answers: list[str]) -> Exchanges:
         return Exchanges([subject.prompt_ids(p) for p in prompts], [subject.answer_ids(a) for a in answers])
 
-    bare = [b.query for b in asked]
+    bare, wrapped = [b.query for b in asked], [e.prompt for e in drawn]
     return Samples(
-        jailbreak=exchanges([e.prompt for e in drawn], [b.answer for b in asked]),
+        jailbreak=exchanges(wrapped, [b.answer for b in asked]),
         direct=exchanges(bare, [b.answer for b in asked]),
         safety=exchanges(bare, [refusals[b.id] for b in asked]),
         utility=exchanges([p.prompt for p in benign], [p.answer for p in benign]) if benign else None,
+        contrast=exchanges(wrapped, [refusals[b.id] for b in asked]) if section.contrast else None,
     )
 
 

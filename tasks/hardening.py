@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from jpu.mining.entry import Entry
 from jpu.mining.own import noise
 from jpu.models import Subject
 from jpu.paths.path import Path as JailbreakPath
-from jpu.unlearning.adapter import adapter_factors, adapter_path, attach
+from jpu.paths.path import Units
+from jpu.unlearning.adapter import adapter_factors, adapter_path, attach, detach
 from jpu.unlearning.anchors import compute_anchors, own_refusals
-from jpu.unlearning.defences.base import Materials
+from jpu.unlearning.defences.base import Defence, Materials
 from jpu.unlearning.defences.registry import get_defence
 from jpu.unlearning.defences.settings import DefenceSettings, JpuSettings, Weights
 from jpu.unlearning.exposures import make_exposures
@@ -24,9 +26,10 @@ from jpu.unlearning.mined import Mined
 from jpu.unlearning.retain import ReferenceDistribution, RetainMix, answered_by_reference, build_retain
 from jpu.unlearning.trained import Trained
 from jpu.unlearning.training import Schedule, Training
+from tasks.attribution import searched
 from tasks.layout import Prepared
 from tasks.mining import Miner
-from tasks.sections import UnlearningSettings
+from tasks.sections import PathsSettings, UnlearningSettings
 
 # Wordings of noise in a retain set: about as many as a family of templates has.
 _NOISES = 12
@@ -78,6 +81,48 @@ class Stretches:
         self.rate = float(state["rate"])
 
 
+class PathAnew:
+    """Finds the path at each stretch, and joins it to the trained one.
+
+    Args:
+        subject: Adapted.
+        data: The train split.
+        paths: How paths are searched.
+        trained: What is trained.
+        seed: Of the choice of prompts.
+        defence: Makes the defence on the neurons of a path.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        data: Prepared,
+        paths: PathsSettings,
+        trained: Trained,
+        seed: str,
+        defence: Callable[[Units], Defence[Any]],
+    ) -> None:
+        self.subject, self.data, self.paths = subject, data, paths
+        self.trained, self.seed, self.defence = trained, seed, defence
+
+    def find(self, mined: Mined, number: int) -> JailbreakPath:
+        """From what gets through now, or, where nothing does, from all that was tried."""
+        rng = random.Random(f"identify-{self.seed}-stretch-{number}")
+        entries = mined.live or mined.scored
+        return searched(self.subject, self.data, entries, self.paths, number, rng).path
+
+    def adopt(self, path: JailbreakPath) -> Defence[Any]:
+        """Attach again with the units of both."""
+        bare, factors = detach(self.subject.model)
+        self.subject.model = attach(bare, path, self.trained, previous=factors)
+        return self.defence(path_neurons(self.subject, self.trained, path))
+
+
+def path_neurons(subject: Subject, trained: Trained, path: JailbreakPath) -> Units:
+    """Neurons that are rectified: those of the adapter, earlier rounds' among them, or, if none move, the path's."""
+    return adapter_path(adapter_factors(subject.model)).neurons if trained.path else path.neurons
+
+
 def trained_part(section: UnlearningSettings, layers: int) -> Trained:
     """What the settings, or else the defence's paper, train of a model of so many layers."""
     if section.trained is None:
@@ -94,7 +139,13 @@ def adapt(
 
 
 def build(
-    subject: Subject, prepared: Prepared, miner: Miner, section: UnlearningSettings, seed: str, path: JailbreakPath
+    subject: Subject,
+    prepared: Prepared,
+    miner: Miner,
+    section: UnlearningSettings,
+    seed: str,
+    path: JailbreakPath,
+    paths: PathsSettings,
 ) -> Training:
     """A training of the settings' defence.
 
@@ -105,9 +156,11 @@ def build(
         section: Settings.
         seed: Of every draw.
         path: The identified path; where it is trained, the path of earlier rounds joins it.
+        paths: How paths are searched, where `section.reidentify` asks for it.
+
     """
     data, held_out = prepared.split("train"), prepared.split("validation")
-    trained = adapter_path(adapter_factors(subject.model)) if trained_part(section, len(subject.layers)).path else path
+    trained = trained_part(section, len(subject.layers))
     behaviors = answered_by_reference(subject, data.behaviors)
     restricted = [b for b in behaviors if b.kind == "restricted"]
     refusals = own_refusals(subject, restricted, data.refusal_texts)
@@ -128,9 +181,6 @@ def build(
     positions = section.positions
     if positions == "all":
         positions = max(len(subject.answer_ids(text)) for text in refusals.values())
-    anchors = None
-    if "anchors" in kind.needs:
-        anchors = compute_anchors(subject, restricted, refusals, miner.refused, trained.neurons, positions)
     openings = {b.id: leaks[b.id].opening for b in asked}
     materials = Materials(
         subject=subject,
@@ -140,13 +190,18 @@ def build(
         retain_batch=section.retain_batch,
         seed=seed,
         leaks=leaks,
-        neurons=trained.neurons,
-        anchors=anchors,
         exposures=make_exposures(subject, asked, known, told, openings) if "exposures" in kind.needs else (),
     )
+
+    def defence(neurons: Units) -> Defence[Any]:
+        anchors = None
+        if "anchors" in kind.needs:
+            anchors = compute_anchors(subject, restricted, refusals, miner.refused, neurons, positions)
+        return kind(replace(materials, neurons=neurons, anchors=anchors), settings_of(section, positions))
+
     return Training(
         subject,
-        kind(materials, settings_of(section, positions)),
+        defence(path_neurons(subject, trained, path)),
         retain(held_out, others, section.retain_pairs // 2, "validation"),
         Schedule(
             steps=section.steps,
@@ -156,8 +211,10 @@ def build(
             refresh_every=section.refresh_every,
             kl_budget=section.kl_budget,
             rollbacks=section.rollbacks,
+            conflict=section.conflict,
         ),
         seed,
+        PathAnew(subject, data, paths, trained, seed, defence) if section.reidentify else None,
     )
 
 

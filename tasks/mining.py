@@ -105,6 +105,7 @@ class Miner:
                 offspring=section.offspring,
                 children=section.children,
                 template_mutation=section.template_mutation,
+                query_mutation=section.query_mutation,
                 longest=self.longest,
             ),
             rng,

@@ -39,7 +39,7 @@ def rectify(settings: Settings, round: str, batch: list[Entry], run: StageRun) -
     miner = Miner.open(subject, data, before.buffer, settings.mining, settings.data.limits.prompt)
     seed = f"{settings.seed}-{round}"
     stretches = Stretches(miner, batch, int(round), seed, frozen=section.frozen)
-    training = build(subject, prepared, miner, section, seed, path)
+    training = build(subject, prepared, miner, section, seed, path, settings.paths)
 
     key = fingerprint(
         PREPARED,
@@ -52,6 +52,7 @@ def rectify(settings: Settings, round: str, batch: list[Entry], run: StageRun) -
             "seed": settings.seed,
             "unlearning": section.model_dump(),
             "mining": settings.mining.model_dump(),
+            "paths": settings.paths.model_dump(),
             "longest": settings.data.limits.prompt,
             "device": settings.subject.device,
             "dtype": settings.subject.dtype,

@@ -232,6 +232,7 @@ class MiningSettings(Section):
     offspring: Whole
     children: Count
     template_mutation: Share
+    query_mutation: Share = 1.0
     converged_below: Share
 
 
@@ -248,6 +249,7 @@ class PathsSettings(Section):
     candidates: Literal["shared", "alone"]
     refine: Whole
     benign_excluded: Share
+    contrast: Weight = 0.0
 
 
 class Weights(Section):
@@ -296,6 +298,8 @@ class UnlearningSettings(Section):
     defence: AnyDefence = JpuSwitches()
     trained: TrainedSettings | None
     frozen: bool = False
+    reidentify: bool = False
+    conflict: Literal["none", "agem", "pcgrad"] = "none"
     steps: Count
     batch: Count
     retain_batch: Count

@@ -58,6 +58,7 @@ class MiningSettings:
         offspring: Most offspring a step, of all parents.
         children: Most offspring a step, of one parent.
         template_mutation: Probability that the template of a fresh entry or of an offspring is mutated too.
+        query_mutation: Probability that a query is mutated where it is the turn of it.
         longest: Most characters of a prompt; a mutation that makes a longer one is not used. None: no bound.
         split: Split of behaviors, templates and operators.
     """
@@ -73,6 +74,7 @@ class MiningSettings:
     offspring: int = 64
     children: int = 4
     template_mutation: float = 0.2
+    query_mutation: float = 1.0
     longest: int | None = None
     split: Split = "train"
 
@@ -192,10 +194,13 @@ class Breeder:
         return self._made[entry.id]
 
     def _mutate(self, query: str, behavior: Behavior | None) -> tuple[str, list[str]]:
-        """One random operator on a query, and its name in a list when it changed something.
+        """At the settings' probability, one random operator on a query, and its name when it changed something.
 
         The partner is another restricted query, so that crossing two never asks for less.
         """
+        # No draw where the query is always mutated: what was mined before there was a choice is mined again.
+        if self.settings.query_mutation < 1.0 and self.rng.random() >= self.settings.query_mutation:
+            return query, []
         chosen = self.rng.choice(self.query_operators)
         partner = self.rng.choice(list(self.behaviors.values()))
         keep = frozenset({partner.entity} | ({behavior.entity} if behavior is not None else set()))

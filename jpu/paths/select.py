@@ -4,6 +4,7 @@
 - direct harm: bare Q → the same answer, under the current model            [the same]
 - safety: bare Q → the refusal, under the frozen original M_0               [the same]
 - utility: benign prompts → their answers; what these need most is left out [constrained knowledge unlearning]
+- contrast: J → the refusal, under the current model; what carries it too counts less       [ours]
 
 Rectified: R_l = the k best units of the jailbreak path without the layer's utility units U_l, filled up to k from the
 next best; joined with the best of the safety path where asked for. [ours]
@@ -11,6 +12,7 @@ next best; joined with the best of the safety path where asked for. [ours]
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +34,7 @@ class Samples:
     direct: Exchanges | None = None
     safety: Exchanges | None = None
     utility: Exchanges | None = None
+    contrast: Exchanges | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def identify(
     safety_k: int = 0,
     heads: int = 0,
     exclude: float = 0.0,
+    contrast: float = 0.0,
 ) -> Identified:
     """Search the paths and choose what is rectified.
 
@@ -85,6 +89,7 @@ def identify(
         safety_k: Neurons of each layer that come from the safety path.
         heads: Heads of each layer that come from the jailbreak path.
         exclude: Fraction of a layer's units, the first in utility, that are not chosen from the jailbreak path.
+        contrast: Weight by which the scores of the refusal after the same J are taken off the jailbreak path's.
 
     Raises:
         SettingsError: There is no such selector.
@@ -93,8 +98,10 @@ def identify(
     neurons = _search(model, samples, search, "neurons") if search.k or safety_k else {}
     found_heads = _search(model, samples, replace(search, k=heads), "heads") if heads else {}
     scores = _named(neurons, "") | _named(found_heads, "_heads")
-    chosen = rectified(neurons["jailbreak"], search.k, neurons.get("utility"), exclude) if neurons else {}
-    chosen_heads = rectified(found_heads["jailbreak"], heads, found_heads.get("utility"), exclude) if heads else {}
+    chosen = rectified(contrasted(neurons, contrast), search.k, neurons.get("utility"), exclude) if neurons else {}
+    chosen_heads = (
+        rectified(contrasted(found_heads, contrast), heads, found_heads.get("utility"), exclude) if heads else {}
+    )
     path = Path(chosen, chosen_heads, scores)
     if safety_k and "safety" in neurons:
         path = path.union(Path(rectified(neurons["safety"], safety_k, taken=chosen)))
@@ -130,6 +137,18 @@ def rectified(
     return chosen
 
 
+def contrasted(found: Mapping[str, PathScores], weight: float) -> PathScores:
+    """The jailbreak path's scores, and as much more as a unit stands low in what carries the refusal.
+
+    Scores are ranks in [0, 1]; s + w (1 − s') orders units as s − w s' does, and stays above what bars a unit.
+    """
+    scores = found["jailbreak"]
+    if not weight or "contrast" not in found:
+        return scores
+    pairs = zip(scores.scores, found["contrast"].scores, strict=True)
+    return replace(scores, scores=[leak + weight * (1.0 - refusal) for leak, refusal in pairs])
+
+
 def overlap(first: PathScores, second: PathScores) -> list[Overlap]:
     """Jaccard and cosine of two paths over the same units, layer by layer."""
     found = []
@@ -145,7 +164,7 @@ def overlap(first: PathScores, second: PathScores) -> list[Overlap]:
 
 def _search(model: nn.Module, samples: Samples, search: Search, kind: Kind) -> dict[str, PathScores]:
     found = {"jailbreak": select(model, samples.jailbreak, search, kind)}
-    for name in ("direct", "utility"):
+    for name in ("direct", "utility", "contrast"):
         exchanges: Exchanges | None = getattr(samples, name)
         if exchanges is not None:
             found[name] = select(model, exchanges, search, kind)

@@ -14,7 +14,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,9 @@ from torch import Tensor
 from jpu.checkpoint import Checkpoint, optimizer_tensors, restore_optimizers
 from jpu.errors import BudgetError
 from jpu.models import Subject
-from jpu.unlearning.defences.base import Defence, Step
+from jpu.paths.path import Path
+from jpu.unlearning.conflict import Conflict, joined
+from jpu.unlearning.defences.base import RETAIN, Defence, Step
 from jpu.unlearning.mined import Mined, Refresh
 from jpu.unlearning.retain import ReferenceDistribution
 
@@ -39,6 +41,7 @@ class Schedule:
         refresh_every: Steps between two minings, and between two measurements of the KL.
         kl_budget: Bound on the held-out KL(M_0‖M_θ), nats per token; None for none.
         rollbacks: Roll-backs after which the run ends where it was last good.
+        conflict: What is done where the safety gradient and the retain gradient are at odds.
     """
 
     steps: int
@@ -48,6 +51,7 @@ class Schedule:
     refresh_every: int = 20
     kl_budget: float | None = 0.05
     rollbacks: int = 4
+    conflict: Conflict = "none"
 
     def rate(self, step: int, scale: float) -> float:
         """Learning rate at a step: warm-up, then linear decay to a tenth over the second half."""
@@ -77,6 +81,16 @@ class Outcome:
     kl: float
 
 
+class Pathfinder(Protocol):
+    """Finds the path anew while a training goes on."""
+
+    def find(self, mined: Mined, number: int) -> Path:
+        """The path of the model as it is, for the stretch of this number."""
+
+    def adopt(self, path: Path) -> Defence[Any]:
+        """Join a path to what the subject trains, which changes nothing of what it computes; the defence on both."""
+
+
 class Training:
     """One training of one subject by one defence.
 
@@ -86,14 +100,23 @@ class Training:
         held_out: M_0 on the retain set that the budget is measured on.
         schedule: Steps, rates, budget.
         seed: Seed of every draw.
+        pathfinder: Finds the path anew at each stretch but the first; None for the path that there is.
     """
 
     def __init__(
-        self, subject: Subject, defence: Defence[Any], held_out: ReferenceDistribution, schedule: Schedule, seed: str
+        self,
+        subject: Subject,
+        defence: Defence[Any],
+        held_out: ReferenceDistribution,
+        schedule: Schedule,
+        seed: str,
+        pathfinder: Pathfinder | None = None,
     ) -> None:
         self.subject, self.defence, self.held_out = subject, defence, held_out
-        self.schedule, self.seed = schedule, seed
-        self.parameters = {n: p for n, p in subject.model.named_parameters() if p.requires_grad}
+        self.schedule, self.seed, self.pathfinder = schedule, seed, pathfinder
+        # What was found on the way.
+        self.path = Path()
+        self.parameters = self._trained()
         self.optimizer = self._fresh_optimizer()
 
     def run(
@@ -123,6 +146,8 @@ class Training:
         loaded = checkpoint.load(f"model.{n}" for n in self.parameters) if checkpoint else None
         if loaded is not None:
             tensors, state = loaded
+            neurons, heads = ({int(layer): units for layer, units in part.items()} for part in state["path"])
+            self._adopt(Path(neurons, heads))
             self._set_weights({n: tensors[f"model.{n}"] for n in self.parameters})
             good = self._weights()
             restore_optimizers(tensors, self.optimizer)
@@ -133,6 +158,9 @@ class Training:
                 restore(state["carry"])
         while step < schedule.steps and rolled <= schedule.rollbacks:
             mined = refresh(len(done.checks))
+            if self.pathfinder is not None and done.checks:
+                self._adopt(self.pathfinder.find(mined, len(done.checks)))
+                good = self._weights()
             self._begin(step, scale, mined)
             stop = min(step + schedule.refresh_every, schedule.steps)
             stretch = []
@@ -153,6 +181,7 @@ class Training:
             if checkpoint is not None:
                 tensors = {f"model.{n}": w for n, w in self._weights().items()}
                 state = {"step": step, "scale": scale, "rolled": rolled, "kl": done.kl}
+                state |= {"path": [{str(k): v for k, v in u.items()} for u in (self.path.neurons, self.path.heads)]}
                 state |= {"history": done.history, "checks": done.checks, "carry": carry() if carry else None}
                 checkpoint.save({**tensors, **optimizer_tensors(self.optimizer)}, state)
         if step == 0:
@@ -169,6 +198,17 @@ class Training:
         # Weights that are no numbers any more are as far away as can be; JSON knows no infinity.
         return kl if math.isfinite(kl) else sys.float_info.max
 
+    def _adopt(self, path: Path) -> None:
+        """Train a path's units too, from now on; the optimiser begins anew where there are new ones."""
+        union = self.path.union(path)
+        if self.pathfinder is not None and union != self.path:
+            self.path, self.defence = union, self.pathfinder.adopt(union)
+            self.parameters = self._trained()
+            self.optimizer = self._fresh_optimizer()
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {n: p for n, p in self.subject.model.named_parameters() if p.requires_grad}
+
     def _begin(self, step: int, scale: float, mined: Mined) -> None:
         """Make the defence ready for a stretch; each of its parts draws from a stream of its own."""
         self.defence.begin(mined, lambda name: random.Random(f"{self.seed}-{name}-{step}-{scale}"))
@@ -181,15 +221,26 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         row = {"step": float(step + 1), "rate": schedule.rate(step, scale)}
         total = 0.0
+        safety: list[Tensor] | None = None
         # Each forward pass is backpropagated by itself: the graphs need not be in memory together.
         for parts in self.defence.passes(Step(step, schedule.steps, rng, mined)):
+            if RETAIN in parts and schedule.conflict != "none":
+                safety = self._gradients()
+                self.optimizer.zero_grad(set_to_none=True)
             loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
             row |= {name: float(part.detach()) for name, (_, part) in parts.items()}
+        if safety is not None:
+            resolved = joined(safety, self._gradients(), schedule.conflict)
+            for parameter, gradient in zip(self.parameters.values(), resolved, strict=True):
+                parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), schedule.clip)
         self.optimizer.step()
         return {**row, "loss": total}
+
+    def _gradients(self) -> list[Tensor]:
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
 
     def _fresh_optimizer(self) -> torch.optim.AdamW:
         rate = self.schedule.learning_rate

@@ -119,7 +119,7 @@ class Defence(ABC, Generic[S]):
 
     @abstractmethod
     def passes(self, step: Step) -> Iterator[Losses]:
-        """The losses of one step; those of one forward pass together. The retain term is a pass of its own."""
+        """The losses of one step; those of one forward pass together. The retain term is a pass by itself, the last."""
 
     def retained(self, step: Step, weight: float) -> Iterator[Losses]:
         """The retain term of the settings, on pairs that are drawn now; none where its weight is 0."""

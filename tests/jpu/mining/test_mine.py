@@ -188,6 +188,23 @@ def test_fresh_entries_can_come_mutated() -> None:
     assert all(len(entry.history) <= 3 and entry.parent is None for entry in batch.parents)
 
 
+@pytest.mark.parametrize("level", ["query", "template"])
+def test_mutations_of_one_level_alone(level: str) -> None:
+    chances = {"query_mutation": float(level == "query"), "template_mutation": float(level == "template")}
+    batch, _ = run(lambda prompt: 2.0, fresh_mutations=1, **chances)
+    made = {OPERATORS[name].level for entry in batch.entries for name in entry.history}
+    assert made == {level}
+
+
+def test_the_chance_of_a_query_s_mutation() -> None:
+    def mutated(chance: float) -> int:
+        batch, _ = run(lambda prompt: 2.0, iterations=0, fresh=40, fresh_mutations=1, query_mutation=chance)
+        return sum(bool(e.history) for e in batch.parents)
+
+    never, seldom, always = mutated(0.0), mutated(0.3), mutated(1.0)
+    assert never < seldom < always
+
+
 def test_queries_do_not_grow_without_bound() -> None:
     batch, _ = run(lambda prompt: 2.0, iterations=25, offspring=12)
     assert max(len(entry.query) for entry in batch.offspring) <= 300

@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM
 
 from jpu.paths.igi import PathScores, best
 from jpu.paths.passes import Exchanges
-from jpu.paths.select import Samples, identify, overlap, rectified
+from jpu.paths.select import Samples, contrasted, identify, overlap, rectified
 from jpu.paths.selectors import Search, select
 
 Tiny = Callable[..., LlamaForCausalLM]
@@ -35,6 +35,27 @@ def test_exclusion_leaves_enough_to_choose_from() -> None:
 
 def test_taken_units_are_not_chosen_again() -> None:
     assert rectified(scores([0.9, 0.8, 0.7, 0.1]), 2, taken={0: [0, 2]}) == {0: [1, 3]}
+
+
+def test_what_carries_the_refusal_too_counts_less() -> None:
+    found = {"jailbreak": scores([0.9, 0.8, 0.7, 0.1]), "contrast": scores([1.0, 0.2, 0.0, 0.9])}
+    assert rectified(contrasted(found, 0.0), 2) == {0: [0, 1]}
+    # 0.9 + 0, 0.8 + 0.8, 0.7 + 1, 0.1 + 0.1: the order of 0.9 - 1, 0.8 - 0.2, 0.7 - 0, 0.1 - 0.9.
+    torch.testing.assert_close(contrasted(found, 1.0).scores[0], torch.tensor([0.9, 1.6, 1.7, 0.2]))
+    assert rectified(contrasted(found, 1.0), 2) == {0: [1, 2]}
+    # A barred unit stays barred, however low the others are.
+    assert rectified(contrasted(found, 1.0), 3, scores([0.0, 0.0, 1.0, 0.0]), 0.25) == {0: [0, 1, 3]}
+    assert contrasted({"jailbreak": found["jailbreak"]}, 1.0) is found["jailbreak"]
+
+
+def test_the_contrast_is_read_from_the_same_prompts(tiny: Tiny, exchanges: Exchanges) -> None:
+    swapped = Exchanges(exchanges.prompts, exchanges.answers[::-1])
+    search = Search(k=3, steps=2, positions=2)
+    found = identify(tiny(), Samples(jailbreak=exchanges, contrast=swapped), search, contrast=1.0)
+    assert dict(found.path.neurons) == {
+        layer: tuple(units) for layer, units in rectified(contrasted(found.neurons, 1.0), 3).items()
+    }
+    assert "contrast.0" in found.path.scores
 
 
 def test_overlap_by_hand() -> None:

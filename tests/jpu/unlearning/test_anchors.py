@@ -6,9 +6,18 @@ import pytest
 import torch
 
 from jpu.data.schemas import Behavior, Refusal
+from jpu.errors import DataError
 from jpu.models import Subject
 from jpu.paths.activations import capture
-from jpu.unlearning.anchors import anchor_positions, compute_anchors, own_refusals
+from jpu.unlearning.anchors import (
+    Anchors,
+    anchor_positions,
+    centred,
+    compute_anchors,
+    directed,
+    own_refusals,
+    scattered,
+)
 
 Make = Callable[..., Subject]
 
@@ -87,3 +96,52 @@ def test_the_own_refusal_is_the_likeliest_under_the_original(
         losses = bare.nll([b.query] * 3, texts).tolist()
         expected[b.id] = texts[losses.index(min(losses))]
     assert own_refusals(adapt(make_subject()), restricted, texts) == expected
+
+
+# Ablations
+
+
+@pytest.fixture
+def anchors(make_subject: Make, adapt: Make, restricted: list[Behavior], texts: list[str]) -> Anchors:
+    said = {b.id: texts[i % 3] for i, b in enumerate(restricted)}
+    return compute_anchors(adapt(make_subject()), restricted, said, list(said), NEURONS, 3)
+
+
+def test_the_centroid_is_one_anchor_for_all(anchors: Anchors) -> None:
+    found = centred(anchors)
+    for layer, values in anchors.values.items():
+        assert found.values[layer].shape == values.shape
+        for row in found.values[layer]:
+            torch.testing.assert_close(row, values.mean(0))
+    assert found.scale == anchors.scale
+
+
+def test_a_random_anchor_is_one_for_all_and_as_long_as_theirs(anchors: Anchors) -> None:
+    found, same, other = scattered(anchors, "a"), scattered(anchors, "a"), scattered(anchors, "b")
+    for layer, values in found.values.items():
+        assert values.shape == anchors.values[layer].shape
+        assert torch.equal(values, same.values[layer]) and not torch.equal(values, other.values[layer])
+        assert torch.equal(values[0], values[-1])
+    # Over many seeds the mean square is that of the anchors, plus ε.
+    squares = torch.stack([scattered(anchors, str(seed)).values[0][0].square().mean(0) for seed in range(400)])
+    torch.testing.assert_close(squares.mean(0), anchors.scale[0], rtol=0.2, atol=0.0)
+
+
+def test_the_direction_of_refusal_is_the_difference_of_means_in_units_of_each_neuron(
+    make_subject: Make, adapt: Make, anchors: Anchors, restricted: list[Behavior]
+) -> None:
+    subject = adapt(make_subject())
+    refused, answered = [b.query for b in restricted[:3]], ["What colour is it?", "Hello!"]
+    found = directed(
+        anchors, subject, [subject.prompt_ids(q) for q in refused], [subject.prompt_ids(q) for q in answered], NEURONS
+    )
+    bare = make_subject()
+    assert found.direction is not None and found.values == anchors.values
+    for layer in NEURONS:
+        means = [
+            torch.stack([row_values(bare, q, "", 1)[layer][0] for q in some]).mean(0) for some in (refused, answered)
+        ]
+        way = (means[0] - means[1]) / anchors.scale[layer].sqrt()
+        torch.testing.assert_close(found.direction[layer], way / way.norm(), atol=1e-4, rtol=1e-4)
+    with pytest.raises(DataError, match="direction of refusal"):
+        directed(anchors, subject, [], [[1, 2]], NEURONS)

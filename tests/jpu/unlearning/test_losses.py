@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from jpu.data.schemas import Behavior, Refusal
+from jpu.errors import ModelError
 from jpu.models import Subject
 from jpu.paths.activations import capture
-from jpu.unlearning.adapter import trainable_parameters
+from jpu.paths.path import Path
+from jpu.unlearning.adapter import attach, trainable_parameters
 from jpu.unlearning.anchors import Anchors, compute_anchors
 from jpu.unlearning.losses import leak_loss, prefill_loss, refusal_and_anchor_loss
+from jpu.unlearning.path_only import path_only
+from jpu.unlearning.trained import Trained
 
 Make = Callable[..., Subject]
 
@@ -93,6 +98,45 @@ def test_the_anchor_loss_is_the_scaled_squared_distance(anchored: Any, restricte
         per_layer.append(float(torch.stack(rows).mean()))
     assert min(per_layer) > 0
     assert float(anchor.detach()) == pytest.approx(sum(per_layer) / 2, rel=1e-4)
+
+
+def test_along_a_direction_only_that_counts(anchored: Any, restricted: list[Behavior]) -> None:
+    subject, anchors = anchored
+    arguments = (["Well then, now?"], [restricted[0].id])
+    parts = []
+    for unit in torch.eye(2):
+        along = replace(anchors, direction={0: unit, 1: torch.ones(1)})
+        parts.append(float(refusal_and_anchor_loss(subject, *arguments, along, NEURONS, 3)[1].detach()))
+    whole = float(refusal_and_anchor_loss(subject, *arguments, anchors, NEURONS, 3)[1].detach())
+    # The squares along the two neurons of layer 0 add up; layer 1 has one neuron, and counts in each part.
+    alone = replace(anchors, values={1: anchors.values[1]})
+    second = float(refusal_and_anchor_loss(subject, *arguments, alone, NEURONS, 3)[1].detach()) / 2
+    assert sum(parts) - 2 * second == pytest.approx(whole - second, rel=1e-4)
+    assert min(parts) > second
+
+
+def test_a_loss_for_the_path_alone_reaches_nothing_else(anchored: Any) -> None:
+    subject, _ = anchored
+    before = {name: p.requires_grad for name, p in subject.model.named_parameters()}
+    with path_only(subject.model):
+        loss = leak_loss(subject, ["Now then?"], [[5]], [[6, 7]])
+    assert {name: p.requires_grad for name, p in subject.model.named_parameters()} == before
+    loss.backward()  # type: ignore[no-untyped-call]
+    reached = {name for name, p in subject.model.named_parameters() if p.grad is not None}
+    assert reached == {name for name in trainable_parameters(subject.model) if ".mlp." in name}
+    subject.model.zero_grad()
+    with path_only(subject.model, wanted=False):
+        loss = leak_loss(subject, ["Now then?"], [[5]], [[6, 7]])
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert {n for n, p in subject.model.named_parameters() if p.grad is not None} == set(
+        trainable_parameters(subject.model)
+    )
+
+
+def test_a_loss_for_a_path_that_is_not_trained_is_refused(make_subject: Make) -> None:
+    model = attach(make_subject().model, Path(), Trained(path=False, rank=2))
+    with pytest.raises(ModelError, match="no path is trained"), path_only(model):
+        pass
 
 
 def test_the_gradient_goes_into_the_adapter_alone(anchored: Any, restricted: list[Behavior]) -> None:

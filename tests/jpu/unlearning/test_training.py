@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -17,21 +18,25 @@ from jpu.evaluation.divergence import divergence
 from jpu.mining.entry import Entry, make_entry
 from jpu.models import BATCH_TOKENS, Subject
 from jpu.paths.path import Path as JailbreakPath
-from jpu.unlearning.adapter import adapter_factors, trainable_parameters
+from jpu.unlearning.adapter import adapter_factors, adapter_path, attach, detach, trainable_parameters
 from jpu.unlearning.anchors import compute_anchors
-from jpu.unlearning.defences.base import Materials
+from jpu.unlearning.conflict import Conflict, joined
+from jpu.unlearning.defences.base import Defence, Materials, Step
 from jpu.unlearning.defences.jpu import JPU
 from jpu.unlearning.defences.settings import JpuSettings, Weights
 from jpu.unlearning.exposures import EXPOSURES, make_exposures
 from jpu.unlearning.leaks import Leak, split_leak
 from jpu.unlearning.mined import Mined
 from jpu.unlearning.retain import ReferenceDistribution, RetainMix, build_retain
+from jpu.unlearning.trained import Trained
 from jpu.unlearning.training import Schedule, Training
 
 Make = Callable[..., Subject]
 
 NEURONS = {0: [1, 5], 1: [3]}
 LOOP: dict[str, Any] = {
+    "clip": 1.0,
+    "conflict": "none",
     "steps": 6,
     "learning_rate": 2e-2,
     "warmup": 2,
@@ -405,3 +410,113 @@ def test_a_run_that_had_ended_is_not_run_again(
 
     assert second.run(refresh, checkpoint) == expected
     assert same(weights(first), weights(second))
+
+
+# Gradients at odds
+
+
+@pytest.mark.parametrize("how", ["agem", "pcgrad"])
+def test_a_step_is_along_the_gradient_in_which_the_conflict_is_resolved(
+    build: Callable[..., Training], entries: list[Entry], how: Conflict
+) -> None:
+    training = build(steps=40, refresh_every=8, conflict=how, clip=1e9)
+    mined = Mined(entries, entries, 0.0)
+    conflicts = 0
+    for number in range(8):
+        gradients: dict[bool, list[torch.Tensor]] = {}
+        parameters = list(training.parameters.values())
+        passes = training.defence.passes(Step(number, 40, random.Random(f"seed-step-{number}-1.0"), mined))
+        for parts in passes:
+            kept = "retain" in parts
+            loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            values = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+            before = gradients.get(kept, [torch.zeros_like(p) for p in parameters])
+            gradients[kept] = [a + b for a, b in zip(before, values, strict=True)]
+        product = sum(float((s * r).sum()) for s, r in zip(gradients[False], gradients[True], strict=True))
+        conflicts += product < 0
+        training._step(number, 1.0, mined)
+        for parameter, expected in zip(parameters, joined(gradients[False], gradients[True], how), strict=True):
+            torch.testing.assert_close(parameter.grad, expected, atol=1e-4, rtol=1e-3)
+    assert conflicts > 0
+
+
+# A path that is found anew
+
+
+class Growing:
+    """Finds the next neuron at each stretch."""
+
+    def __init__(self, training: Training, restricted: Sequence[Behavior]) -> None:
+        self.training, self.restricted = training, restricted
+        self.found: list[int] = []
+
+    def find(self, mined: Mined, number: int) -> JailbreakPath:
+        self.found.append(number)
+        return JailbreakPath({0: [5 + number], 1: [3]})
+
+    def adopt(self, path: JailbreakPath) -> Defence[Any]:
+        subject, defence = self.training.subject, self.training.defence
+        bare, factors = detach(subject.model)
+        subject.model = attach(bare, path, Trained(rank=2), previous=factors)
+        neurons = adapter_path(adapter_factors(subject.model)).neurons
+        told = defence.materials
+        anchors = compute_anchors(subject, self.restricted, told.refusals, list(told.refusals), neurons, 3)
+        return JPU(dataclasses.replace(told, neurons=neurons, anchors=anchors), defence.settings)
+
+
+@pytest.fixture
+def growing(build: Callable[..., Training], behaviors: list[Behavior]) -> Callable[..., Training]:
+    def make(**changes: Any) -> Training:
+        training = build(**changes)
+        restricted = [b for b in behaviors if b.split == "train" and b.kind == "restricted"]
+        training.pathfinder = Growing(training, restricted)
+        return training
+
+    return make
+
+
+def test_a_path_that_is_found_anew_joins_the_one_that_there_was(
+    growing: Callable[..., Training], entries: list[Entry]
+) -> None:
+    training = growing()
+    before = weights(training)
+    kls: list[float] = []
+
+    def progress(step: int, of: int, row: dict[str, float]) -> None:
+        kls.append(row["retain"])
+
+    done = training.run(lambda number: Mined(entries, entries, 0.0), progress=progress)
+    finder: Any = training.pathfinder
+    assert finder.found == [1, 2] and len(done.checks) == 3
+    assert dict(adapter_path(adapter_factors(training.subject.model)).neurons) == {0: (1, 5, 6, 7), 1: (3,)}
+    assert training.path == JailbreakPath({0: [6, 7], 1: [3]})
+    # All that is trained now has moved; of all else that there was before, nothing.
+    trainable = set(trainable_parameters(training.subject.model))
+    after = weights(training)
+    factors = {name for name in before if "lora" in name}
+    assert all(torch.equal(before[name], after[name]) for name in set(before) - factors)
+    assert {name for name in trainable if after[name].any()} == trainable
+    down = adapter_factors(training.subject.model)["model.layers.0.mlp.down_proj"]
+    assert (down.b.abs().sum(0) > 0).all()
+
+
+def test_a_run_whose_path_has_grown_resumes_to_the_same_bytes(
+    growing: Callable[..., Training], entries: list[Entry], tmp_path: Path
+) -> None:
+    whole = growing()
+    expected, checkpoint = train(whole, entries), Checkpoint(tmp_path / "c", "key")
+    with pytest.raises(Killed):
+        train(growing(), entries, checkpoint, 5)
+    resumed = growing()
+    assert train(resumed, entries, checkpoint) == expected
+    assert same(weights(resumed), weights(whole))
+
+
+def test_without_a_budget_only_what_is_no_number_is_taken_back(
+    build: Callable[..., Training], entries: list[Entry]
+) -> None:
+    done = build(kl_budget=None, learning_rate=0.3).run(lambda number: Mined(entries, entries, 0.0))
+    assert done.kl > 0.3 and not any(check["rolled_back"] for check in done.checks)
+    with pytest.raises(BudgetError):
+        build(kl_budget=None, learning_rate=1e30, rollbacks=1).run(lambda number: Mined(entries, entries, 0.0))
