@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from jpu.models import Subject
 
+# The stream before the first layer.
+EMBEDDING = -1
+
 
 @contextmanager
 def leaving(subject: Subject, layers: Sequence[int], visit: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
     """Call ``visit(layer, stream)`` whenever a layer is done; a tensor that it returns takes the stream's place."""
+    embedding: nn.Module = subject.base.get_input_embeddings()
     with ExitStack() as stack:
         for number in layers:
 
@@ -26,7 +30,8 @@ def leaving(subject: Subject, layers: Sequence[int], visit: Callable[[int, Tenso
                     return None
                 return (put, *out[1:]) if isinstance(out, tuple) else put
 
-            stack.callback(subject.layers[number].register_forward_hook(hook).remove)
+            module = embedding if number == EMBEDDING else subject.layers[number]
+            stack.callback(module.register_forward_hook(hook).remove)
         yield
 
 
@@ -35,7 +40,7 @@ def streams(subject: Subject, layers: Sequence[int], ids: Tensor, keep: Tensor) 
 
     Args:
         subject: The model as it is.
-        layers: Layers, none twice.
+        layers: Layers, none twice; EMBEDDING for what enters the first.
         ids: (rows, length) tokens, padded on the right.
         keep: (rows, length) bool, the tokens wanted.
 

@@ -30,7 +30,7 @@ from jpu.unlearning.exposures import EXPOSURES
 from tasks import identify, mine, rectification, subject, unlearn
 from tasks.attack import RESULTS, Request, attack
 from tasks.layout import PREPARED, SUBJECT, SUBJECT_METRICS, RoundFolder
-from tests.micro import params
+from tests.micro import MICRO, params
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = Path("artifacts")
@@ -259,6 +259,38 @@ def test_an_unlearning_that_was_killed_goes_on_to_the_same_bytes(
     assert reached == [1, 2, 3, 4, 5, 5, 6]
     assert files(now) == files(done.here / "artifacts/rounds/1")
     assert not files(copy / ".jpu/checkpoints")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"defence": {"name": "npo"}, "trained": None, "frozen": True},
+        {"defence": "circuit_breakers", "trained": None, "kl_budget": None},
+        {"defence": {"name": "jpu", "anchor": "direction", "leak_scope": "path"}, "conflict": "pcgrad"},
+        {"defence": {"name": "jpu", "anchor": "random"}, "reidentify": True, "positions": "all"},
+    ],
+)
+def test_another_defence_is_a_word_in_the_settings(copy: Path, done: Done, changes: dict[str, Any]) -> None:
+    (copy / "params.yaml").write_text(params(unlearning={**MICRO["unlearning"], "steps": 4, **changes}))
+    now, before = copy / "artifacts/rounds/1", files(copy / "artifacts/rounds/1")
+    with inside(copy):
+        unlearn.main("1")
+        subject = Subject.load(SUBJECT, RoundFolder("1").adapter)
+        with subject.reference():
+            said = subject.nll(["Hello."], ["Hello."])
+        assert float((said - Subject.load(SUBJECT).nll(["Hello."], ["Hello."])).abs()) == 0.0
+    after = files(now)
+    assert after["adapter/adapter_model.safetensors"] != before["adapter/adapter_model.safetensors"]
+    rows = list(csv.DictReader((now / "training.csv").open()))
+    assert len(rows) == 4
+    own = {"npo": ["forget"], "circuit_breakers": ["reroute"]}
+    name = changes["defence"] if isinstance(changes["defence"], str) else changes["defence"]["name"]
+    losses = list(unlearn.COLUMNS) if name == "jpu" else ["step", "loss", *own[name], "retain", "rate"]
+    assert list(rows[0]) == losses
+    metrics = json.loads(after["unlearn.json"])
+    assert metrics["steps"] == 4.0 and set(own.get(name, ["refusal", "anchor"])) <= set(metrics)
+    checks = metrics["rollbacks"]
+    assert checks == 0.0
 
 
 # The rest

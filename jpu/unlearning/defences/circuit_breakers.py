@@ -6,8 +6,7 @@ Zou et al., 2024, arXiv 2406.04313, algorithm 1; α = 10, layers 10 and 20 of 32
 matrices up to the upper one. h are streams behind these layers.
 
 A LoRA that starts at zero starts at h_θ = h_0, where the cosine is at its maximum and has no gradient: trained exactly,
-nothing would ever move (the authors' dropout and half precision move it). So factors that are zero start at noise
-of a small standard deviation here, `start`. [ours]
+nothing would ever move. So factors that are zero start at noise of a small standard deviation here, `start`. [ours]
 
 faithful: losses, schedule, layers, trained part. ours: leaks after mined jailbreaks; by default only the tokens that
 say an answer are rerouted (`tokens: all` for all), see `rmu.py`.

@@ -3,11 +3,13 @@
     δ* = argmin_{‖δ‖≤ε} −log π(y_leak | J, δ) − log(1 − π(y_ref | J, δ))
     L  = −log π_θ(y_ref | J, δ*) − log(1 − π_θ(y_leak | J, δ*)) + retain
 
-Sheshadri et al., 2024, arXiv 2407.15549, eq. 1 to 3: δ is added to the stream behind layers 8, 16, 24 and 30 of 32 at
-the prompt's tokens, each token's within a ball, and found by 16 steps of projected gradient descent.
+Sheshadri et al., 2024, arXiv 2407.15549, eq. 1 to 3: δ is added to the tokens' vectors and to the stream behind layers
+8, 16, 24 and 30 of 32 at the prompt's tokens, each token's within a ball, and found by 16 steps of projected gradient
+descent. The retain term has a fifth of the others' weight, and a LoRA of rank 64 is trained, as in the authors' code.
 
 faithful: both losses, where δ is, the projection. inferred: a radius in mean lengths of the stream, where the paper has
-one in units of its model; normalised gradient steps, where its code has Adam's; J mined.
+one in units of its model; normalised gradient steps, where its code has Adam's; one step of training for each search,
+where its code has four; J mined.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from jpu.models import Subject, answer_logits
 from jpu.paths.passes import constant_weights
 from jpu.unlearning.defences.base import Baseline, Losses, Step
 from jpu.unlearning.defences.settings import LatSettings
-from jpu.unlearning.streams import moved, streams
-from jpu.unlearning.trained import at_depth
+from jpu.unlearning.streams import EMBEDDING, moved, streams
+from jpu.unlearning.trained import Trained, at_depth
 
 # A step of the search, in radii over the number of steps: far enough to cross the ball, and to settle at its edge.
 _STRIDE = 2.5
@@ -54,6 +56,12 @@ class Lat(Baseline[LatSettings]):
     cite = "Sheshadri et al., 2024, arXiv 2407.15549, eq. 1-3"
     needs = frozenset({"leaks"})
 
+    @classmethod
+    def trained(cls, layers: int) -> Trained:
+        """A LoRA of rank 64 on all linear matrices; the authors' code leaves the gates out."""
+        del layers
+        return Trained(path=False, modules="linear", rank=64)
+
     def losses(self, drawn: Sequence[Entry], step: Step) -> Iterator[Losses]:
         """As `Baseline.losses`; the refusal and the leak of an entry see the same δ, on the prompt that they share."""
         del step
@@ -74,6 +82,7 @@ class Lat(Baseline[LatSettings]):
         width = int(prompts[0].sum(1).max())
         mask = prompts[0][:, :width, None]
         layers = sorted({at_depth(depth, len(self.subject.layers)) for depth in self.settings.depths})
+        layers = [EMBEDDING, *layers] if self.settings.embedding else layers
         with torch.no_grad():
             found = streams(self.subject, layers, refused[0], prompts[0])
         radii = self.settings.radius * found.norm(dim=-1).mean(-1)

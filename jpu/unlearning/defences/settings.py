@@ -159,14 +159,25 @@ class CircuitBreakersSettings(BaselineSettings):
 
 
 class LatSettings(BaselineSettings):
-    """Latent adversarial training (`lat.py`); `radius` is in mean lengths of a layer's stream."""
+    """Latent adversarial training (`lat.py`).
+
+    Attributes:
+        embedding: Whether the tokens' vectors are perturbed too.
+        depths: Layers behind which the stream is.
+        radius: Of each token's perturbation, in mean lengths of a layer's stream.
+        searched: Steps of the search.
+        toward: Weight of the refusal.
+        away: Weight of the leak's unlikelihood.
+    """
 
     name: Literal["lat"] = "lat"
+    embedding: bool = True
     depths: Annotated[tuple[Share, ...], Field(min_length=1, strict=False)] = (8 / 32, 16 / 32, 24 / 32, 30 / 32)
     radius: Positive = 0.3
     searched: Count = 16
     toward: Weight = 1.0
     away: Weight = 1.0
+    retain_weight: Weight = 0.2
 
 
 class DpoSettings(BaselineSettings):

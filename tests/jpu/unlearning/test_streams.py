@@ -6,7 +6,7 @@ import torch
 
 from jpu.models import Subject
 from jpu.unlearning.likelihoods import likelihoods, reference_likelihoods
-from jpu.unlearning.streams import moved, real, reference_streams, saying, streams
+from jpu.unlearning.streams import EMBEDDING, moved, real, reference_streams, saying, streams
 
 Make = Callable[..., Subject]
 LABELS = torch.tensor([[-100, -100, 7, 8, -100], [-100, 5, -100, -100, -100]])
@@ -22,14 +22,14 @@ def test_streams_are_transformers_own_hidden_states(make_subject: Make, adapt: M
     ids, labels = subject.collate([[3, 4, 5], [6]], [[7, 8], [9]])
     keep = saying(labels)
     with torch.no_grad():
-        found = streams(subject, [0, 1], ids, keep)
+        found = streams(subject, [EMBEDDING, 0, 1], ids, keep)
         hidden = subject.base.model(input_ids=ids, output_hidden_states=True).hidden_states
-    for row, layer in enumerate((0, 1)):
-        torch.testing.assert_close(found[row], hidden[layer + 1][keep])
+    for row in range(3):
+        torch.testing.assert_close(found[row], hidden[row][keep])
     before = reference_streams(subject, [0, 1], ids, keep)
     bare = streams(make_subject(layers=3), [0, 1], ids, keep)
     torch.testing.assert_close(before, bare)
-    assert not torch.allclose(found, before, atol=1e-3)
+    assert not torch.allclose(found[1:], before, atol=1e-3)
 
 
 def test_a_moved_stream_moves_what_follows_and_no_token_before(make_subject: Make) -> None:

@@ -53,7 +53,7 @@ def test_npo_becomes_gradient_ascent_for_a_small_beta() -> None:
     now, before = logs(0.2, 0.3).requires_grad_(), logs(0.05, 0.6)
     tiny = npo_loss(now, before, 1e-3)
     # (2/β) ln 2 + mean log-ratio + O(β)
-    ascent = float((now - before).mean())
+    ascent = (now - before).mean().item()
     assert tiny.item() - 2e3 * LN2 == pytest.approx(ascent, abs=2e-3)
     assert slope(tiny, now) == pytest.approx([0.5, 0.5], rel=1e-3)
 
