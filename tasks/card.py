@@ -207,7 +207,7 @@ def _subject(protocol: Mapping[str, Any], evaluation: Evaluation, profile: str, 
     counts: dict[str, int] = {}
     for behavior in evaluation.behaviors.values():
         counts[behavior.kind] = counts.get(behavior.kind, 0) + 1
-    summary = "Hardened by jailbreak path unlearning: an adapter on the weights named below." if hardened else ""
+    summary = "Hardened: an adapter on the weights named below." if hardened else ""
     return SubjectInfo(
         name=f"{model['name']} with {model['adapter_name']}" if model["adapter"] else model["name"],
         profile=profile,

@@ -126,7 +126,7 @@ def path_neurons(subject: Subject, trained: Trained, path: JailbreakPath) -> Uni
 def trained_part(section: UnlearningSettings, layers: int) -> Trained:
     """What the settings, or else the defence's paper, train of a model of so many layers."""
     if section.trained is None:
-        return get_defence(section.defence.name).trained(layers)
+        return get_defence(section.defence.name).trained(layers, section.defence)
     return Trained(**section.trained.model_dump())
 
 

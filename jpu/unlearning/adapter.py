@@ -6,8 +6,9 @@ Training only the gate and up rows and the down columns of k neurons is a rank-k
     down:       ΔW = B·Eᵀ   Eᵀ one-hot (k, d_ff), frozen; B (d, k) trained from 0
 
 A path's heads are rank-d_head blocks of the same form: rows of q, k and v, columns of o. With grouped queries the key
-and value rows of a head are those of its group, and move for all heads of it. Attention can be trained as a plain LoRA
-instead, in all layers or some.
+and value rows of a head are those of its group, and move for all heads of it. Beside the path or instead of it,
+matrices of all layers or some can be trained by a plain LoRA, or densely, all of their units chosen
+(jpu/unlearning/trained.py).
 
 Every module's rank stands in ``rank_pattern`` under its full name, alpha = rank (scaling 1); modules without rank are
 left out. So the adapter loads wherever LoRA loads and merges exactly, and M_0 is the same weights with it disabled.

@@ -18,7 +18,7 @@ from jpu.unlearning.trained import ATTENTION, MLP, Trained
 
 # Their columns are a unit's own, of all others the rows.
 _COLUMNS = ("mlp.down_proj", "self_attn.o_proj")
-_ROUND_MEND = "Start this round from round 0, or keep the previous round's kind of attention training."
+_ROUND_MEND = "Start this round from round 0, or keep what the previous round trained (unlearning.trained)."
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from jpu.unlearning.exposures import EXPOSURES
 from tasks import identify, mine, rectification, subject, unlearn
 from tasks.attack import RESULTS, Request, attack
 from tasks.layout import PREPARED, SUBJECT, SUBJECT_METRICS, RoundFolder
+from tasks.mining import Miner
 from tests.micro import MICRO, params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -270,7 +271,14 @@ def test_an_unlearning_that_was_killed_goes_on_to_the_same_bytes(
         {"defence": {"name": "jpu", "anchor": "random"}, "reidentify": True, "positions": "all"},
     ],
 )
-def test_another_defence_is_a_word_in_the_settings(copy: Path, done: Done, changes: dict[str, Any]) -> None:
+def test_another_defence_is_a_word_in_the_settings(
+    copy: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minings: list[int] = []
+    mined = Miner.mine
+    monkeypatch.setattr(
+        Miner, "mine", lambda self, round, rng, number: (minings.append(number), mined(self, round, rng, number))[1]
+    )
     (copy / "params.yaml").write_text(params(unlearning={**MICRO["unlearning"], "steps": 4, **changes}))
     now, before = copy / "artifacts/rounds/1", files(copy / "artifacts/rounds/1")
     with inside(copy):
@@ -279,6 +287,8 @@ def test_another_defence_is_a_word_in_the_settings(copy: Path, done: Done, chang
         with subject.reference():
             said = subject.nll(["Hello."], ["Hello."])
         assert float((said - Subject.load(SUBJECT).nll(["Hello."], ["Hello."])).abs()) == 0.0
+    # Two stretches of two steps: mined for each, or once for all.
+    assert minings == ([1] if changes.get("frozen") else [1, 2])
     after = files(now)
     assert after["adapter/adapter_model.safetensors"] != before["adapter/adapter_model.safetensors"]
     rows = list(csv.DictReader((now / "training.csv").open()))
@@ -289,8 +299,7 @@ def test_another_defence_is_a_word_in_the_settings(copy: Path, done: Done, chang
     assert list(rows[0]) == losses
     metrics = json.loads(after["unlearn.json"])
     assert metrics["steps"] == 4.0 and set(own.get(name, ["refusal", "anchor"])) <= set(metrics)
-    checks = metrics["rollbacks"]
-    assert checks == 0.0
+    assert metrics["rollbacks"] == 0.0
 
 
 # The rest

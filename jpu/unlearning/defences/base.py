@@ -99,13 +99,14 @@ class Defence(ABC, Generic[S]):
         self.subject = materials.subject
 
     @classmethod
-    def trained(cls, layers: int) -> Trained:
-        """What its paper trains, in a model of so many layers; a LoRA on all linear matrices where it trains them all.
+    def trained(cls, layers: int, settings: S) -> Trained:
+        """What its paper trains; a LoRA on all linear matrices where it trains them all.
 
         Args:
             layers: Layers of the model.
+            settings: Its own settings, which may name a depth.
         """
-        del layers
+        del layers, settings
         return Trained(path=False, modules="linear", rank=16)
 
     def begin(self, mined: Mined, stream: Callable[[str], random.Random]) -> None:

@@ -62,9 +62,9 @@ class CircuitBreakers(Baseline[CircuitBreakersSettings]):
                     parameter.copy_(noise)
 
     @classmethod
-    def trained(cls, layers: int) -> Trained:
+    def trained(cls, layers: int, settings: CircuitBreakersSettings) -> Trained:
         """A LoRA of rank 16 on all linear matrices up to the upper layer."""
-        return Trained(path=False, modules="linear", rank=16, layers=range(at_depth(20 / 32, layers) + 1))
+        return Trained(path=False, modules="linear", rank=16, layers=range(at_depth(max(settings.depths), layers) + 1))
 
     def stream_layers(self) -> Sequence[int]:
         """The layers that are rerouted, lowest first."""

@@ -36,9 +36,9 @@ class Eraser(Baseline[EraserSettings]):
     needs = frozenset({"leaks"})
 
     @classmethod
-    def trained(cls, layers: int) -> Trained:
+    def trained(cls, layers: int, settings: EraserSettings) -> Trained:
         """A LoRA of rank 8 on attention; the release has it on q and v alone."""
-        del layers
+        del layers, settings
         return Trained(path=False, modules="attention", rank=8)
 
     def losses(self, drawn: Sequence[Entry], step: Step) -> Iterator[Losses]:

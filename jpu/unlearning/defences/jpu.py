@@ -36,9 +36,9 @@ class JPU(Defence[JpuSettings]):
         self.exposures = [x for x in materials.exposures if settings.exposures.get(x.name, 0.0) > 0]
 
     @classmethod
-    def trained(cls, layers: int) -> Trained:
+    def trained(cls, layers: int, settings: JpuSettings) -> Trained:
         """The path, and attention beside it (docs/decisions.md)."""
-        del layers
+        del layers, settings
         return Trained(path=True, modules="attention", rank=16)
 
     def begin(self, mined: Mined, stream: Callable[[str], random.Random]) -> None:

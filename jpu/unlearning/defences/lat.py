@@ -57,9 +57,9 @@ class Lat(Baseline[LatSettings]):
     needs = frozenset({"leaks"})
 
     @classmethod
-    def trained(cls, layers: int) -> Trained:
+    def trained(cls, layers: int, settings: LatSettings) -> Trained:
         """A LoRA of rank 64 on all linear matrices; the authors' code leaves the gates out."""
-        del layers
+        del layers, settings
         return Trained(path=False, modules="linear", rank=64)
 
     def losses(self, drawn: Sequence[Entry], step: Step) -> Iterator[Losses]:

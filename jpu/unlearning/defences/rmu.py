@@ -48,9 +48,9 @@ class Misdirection(Baseline[R]):
         self.direction = drawn / drawn.norm()
 
     @classmethod
-    def trained(cls, layers: int) -> Trained:
+    def trained(cls, layers: int, settings: R) -> Trained:
         """The down projections of layer ℓ and of the two below."""
-        at = at_depth(7 / 32, layers)
+        at = at_depth(settings.depth, layers)
         return Trained(path=False, modules="mlp.down_proj", rank="dense", layers=range(max(0, at - _BELOW), at + 1))
 
     def stream_layers(self) -> Sequence[int]:

@@ -21,7 +21,14 @@ from jpu.unlearning.defences.circuit_breakers import CircuitBreakers
 from jpu.unlearning.defences.jpu import JPU
 from jpu.unlearning.defences.lat import _fitted, _log_p
 from jpu.unlearning.defences.registry import DEFENCES, get_defence, registry
-from jpu.unlearning.defences.settings import AnyDefence, DefenceSettings, JpuSettings, JpuSwitches
+from jpu.unlearning.defences.settings import (
+    AnyDefence,
+    CircuitBreakersSettings,
+    DefenceSettings,
+    JpuSettings,
+    JpuSwitches,
+    RmuSettings,
+)
 from jpu.unlearning.exposures import make_exposures
 from jpu.unlearning.leaks import split_leak
 from jpu.unlearning.mined import Mined
@@ -53,7 +60,8 @@ def make(
     def build(name: str, *, steps: int = 6, trained: Trained | None = None, **changes: Any) -> Training:
         subject: Subject = make_subject()
         defence = DEFENCES[name]
-        part = trained or defence.trained(len(subject.layers))
+        settings = SETTINGS[name](**changes)
+        part = trained or defence.trained(len(subject.layers), settings)
         subject.model = attach(subject.model, Path(NEURONS), part)
         here = [b for b in behaviors if b.split == "train"]
         restricted = [b for b in here if b.kind == "restricted"]
@@ -77,7 +85,7 @@ def make(
         )
         return Training(
             subject,
-            defence(materials, SETTINGS[name](**changes)),
+            defence(materials, settings),
             ReferenceDistribution(subject, pairs[:4]),
             Schedule(steps=steps, learning_rate=1e-2, warmup=0, refresh_every=4, kl_budget=None),
             "seed",
@@ -191,11 +199,12 @@ def test_circuit_breakers_start_where_there_is_a_gradient(make: Callable[..., Tr
 
 
 def test_the_defences_of_streams_look_where_their_papers_do(make: Callable[..., Training]) -> None:
-    layers = 32
-    assert DEFENCES["rmu"].trained(layers) == Trained(
-        path=False, modules="mlp.down_proj", rank="dense", layers=range(5, 8)
-    )
-    assert DEFENCES["circuit_breakers"].trained(layers).layers == range(21)
+    def part(settings: DefenceSettings) -> Trained:
+        return DEFENCES[settings.name].trained(32, settings)
+
+    assert part(RmuSettings()) == Trained(path=False, modules="mlp.down_proj", rank="dense", layers=range(5, 8))
+    assert part(RmuSettings(depth=0.5)).layers == range(14, 17)
+    assert part(CircuitBreakersSettings()).layers == range(21)
     assert make("rmu").defence.stream_layers() == [0]
     assert make("circuit_breakers").defence.stream_layers() == [1]
 
