@@ -109,6 +109,30 @@ def prefix_groups(rows: Sequence[Sequence[int]]) -> list[PrefixGroup]:
     return open_nodes[0].groups if open_nodes else []
 
 
+def prefix_batches(rows: Sequence[Sequence[int]], room: int, batch_tokens: int) -> Iterator[list[int]]:
+    """Cut rows into batches in which those that begin alike stand together.
+
+    Args:
+        rows: Tokens of each row, none empty.
+        room: Tokens that come behind each row.
+        batch_tokens: Bound on rows × (longest row + room) of a batch; one row alone may exceed it.
+
+    Yields:
+        Indices of the rows of one batch; groups with longer rows come first, and within a group longer rows.
+    """
+    batch: list[int] = []
+    widest = 0
+    groups = [sorted(group.rows, key=lambda i: -len(rows[i])) for group in prefix_groups(rows)]
+    for i in (i for group in sorted(groups, key=lambda g: (-len(rows[g[0]]), min(g))) for i in group):
+        widest = max(widest, len(rows[i]) + room)
+        if batch and (len(batch) + 1) * widest > batch_tokens:
+            yield batch
+            batch, widest = [], len(rows[i]) + room
+        batch.append(i)
+    if batch:
+        yield batch
+
+
 @dataclass
 class _Node:
     """A node of the tree of common prefixes: what stands below it, and the best that is known of that."""
@@ -128,6 +152,12 @@ class _Node:
         if together > self.saved:
             self.groups, self.saved = [PrefixGroup(self.depth, list(self.rows))], together
         return self
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """Tokens that all rows begin with, the last of none among them."""
+    # In the order of their tokens the first and the last row differ most.
+    return _common(min(rows, key=list), max(rows, key=list)) if len(rows) > 1 else 0
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from jpu.models.batching import pad
+from jpu.models.cache import keeps_all
+from jpu.models.prefill import prefill, run
+
+# Logits that are held at once where none has to be kept: 32 MiB in float32, about what a processor's caches hold.
+_LOGITS = 2**23
 
 
 def answer_nll(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +62,7 @@ def score_answers(
     tails: Sequence[Sequence[int]],
     out: Tensor,
     pad_id: int,
+    batch_tokens: int,
 ) -> None:
     """Mean negative log-likelihood of answers: the prompts are run once, then one pass for each turn of answers.
 
@@ -67,34 +73,50 @@ def score_answers(
         tails: Tokens of all answers.
         out: Filled at these indices, nats per token.
         pad_id: Token to pad with.
+        batch_tokens: Bound on the tokens of one pass over prompts.
     """
     device = next(model.parameters()).device
-    ids, mask = pad(heads, pad_id, left=True)
-    ids, mask = ids.to(device), mask.to(device)
-    trunk, head = model.model, model.lm_head
-    start = trunk(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True)
-    cache, last = start.past_key_values, start.last_hidden_state[:, -1:]
+    order = list(range(len(heads)))
+    if keeps_all(model):
+        room = max(len(tails[i]) for w in wanted for i in w)
+        start, order = prefill(model, heads, pad_id, room, batch_tokens)
+    else:
+        start = run(model, heads, pad_id)
+    wanted = [wanted[place] for place in order]
+    mask, cache = start.mask, start.cache
     lengths = mask.sum(1)
+    # The answers' first tokens are all predicted by the prompts' last ones.
+    logits = start.logits.float()
+    total = logits.logsumexp(-1)
     for turn in range(max(len(w) for w in wanted)):
-        rows = [tails[w[turn]] if turn < len(w) else [pad_id] for w in wanted]
-        answer, real = pad(rows, pad_id)
-        answer, real = answer.to(device), real.to(device)
-        hidden = last
+        # A row without an answer in this turn goes along with a token that is not counted.
+        answers = [tails[w[turn]] if turn < len(w) else [pad_id] for w in wanted]
+        answer, real = (part.to(device) for part in pad(answers, pad_id))
+        sums = total - logits.gather(1, answer[:, :1])[:, 0]
         if answer.shape[1] > 1:
             steps = torch.arange(answer.shape[1] - 1, device=device)
-            more = trunk(
+            hidden = model.model(
                 input_ids=answer[:, :-1],
                 attention_mask=torch.cat([mask, real[:, :-1]], 1),
                 position_ids=lengths[:, None] + steps,
                 past_key_values=cache,
                 use_cache=True,
-            )
-            hidden = torch.cat([last, more.last_hidden_state], 1)
+            ).last_hidden_state
             cache.crop(1 - answer.shape[1])
-        keep = real.bool()
-        losses = nn.functional.cross_entropy(head(hidden[keep]).float(), answer[keep], reduction="none")
-        sums = torch.zeros(len(rows), device=device).index_add_(0, keep.nonzero()[:, 0], losses)
+            keep = real[:, 1:].bool()
+            losses = _token_losses(model.lm_head, hidden[keep], answer[:, 1:][keep])
+            sums = sums.index_add(0, keep.nonzero()[:, 0], losses)
         means = (sums / real.sum(1)).cpu()
-        for row, w in enumerate(wanted):
+        for place, w in enumerate(wanted):
             if turn < len(w):
-                out[w[turn]] = means[row]
+                out[w[turn]] = means[place]
+
+
+def _token_losses(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of (t,) tokens after (t, width) hidden states; the logits of a part of them at a time."""
+    size = max(1, _LOGITS // int(head.weight.shape[0]))
+    parts = []
+    for states, wanted in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
+        logits = head(states).float()
+        parts.append(logits.logsumexp(-1) - logits.gather(1, wanted[:, None])[:, 0])
+    return torch.cat(parts)

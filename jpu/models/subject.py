@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from jpu.errors import ModelError
-from jpu.models.batching import BATCH_TOKENS, pad, token_batches
+from jpu.models.batching import BATCH_TOKENS, pad, prefix_batches
 from jpu.models.devices import pick_device, pick_dtype
 from jpu.models.generation import GENERATION_TOKENS, completions
 from jpu.models.scoring import score_answers
@@ -247,9 +247,9 @@ class Subject:
         unique = list(asked)
         out = torch.empty(len(tails))
         longest = max((len(t) for t in tails), default=0)
-        for batch in token_batches([len(heads[p]) + longest for p in unique], batch_tokens):
+        for batch in prefix_batches([heads[p] for p in unique], longest, batch_tokens):
             rows = [asked[unique[i]] for i in batch]
-            score_answers(self.base, [heads[unique[i]] for i in batch], rows, tails, out, self.pad_id)
+            score_answers(self.base, [heads[unique[i]] for i in batch], rows, tails, out, self.pad_id, batch_tokens)
         return out
 
     def collate(self, heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
