@@ -70,6 +70,33 @@ class InPlaceLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not t
         self._show(used)
 
 
+class PrefixLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer's keys and values of prompts that have been run, which no pass changes.
+
+    Passes over the same prompts follow each other, and one may be run again while it is differentiated; what a pass
+    appends is handed to its attention and forgotten.
+
+    Args:
+        keys: (prompts, heads, slots, size).
+        values: As the keys.
+        rows: The prompt of each row of the pass, (rows,) int64.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.keys, self.values, self._rows = keys, values, rows
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """The prompts' slots and behind them the new ones; nothing is kept."""
+        keys, values = self.keys[self._rows], self.values[self._rows]
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+
+class PrefixCache(Cache):  # type: ignore[misc]
+    """A cache of which all layers are `PrefixLayer`: a pass over it can be run again."""
+
+
 def keeps_all(model: Any) -> bool:
     """Whether every layer of a model caches plain keys and values of every position."""
     config = getattr(model, "config", None)

@@ -178,6 +178,33 @@ def replace(model: nn.Module, values: Mapping[int, tuple[Tensor, Tensor]], kind:
         yield
 
 
+@contextmanager
+def layers_between(model: nn.Module, first: int, last: int | None, entering: Tensor | None) -> Iterator[None]:
+    """Inside, a pass runs only some of the decoder layers.
+
+    Args:
+        model: Llama-like model.
+        first: The lowest layer that runs; 0 leaves what enters it to the embedding.
+        last: The highest one; None for the top.
+        entering: What enters `first`, (rows, length, d), where it is not 0.
+    """
+    layers = decoder_layers(model)
+
+    def below(*_: Any, **__: Any) -> Tensor | None:
+        return entering
+
+    def beyond(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden
+
+    with ExitStack() as stack:
+        for number, layer in enumerate(layers):
+            if number < first or (last is not None and number > last):
+                stack.callback(vars(layer).update, {k: v for k, v in vars(layer).items() if k == "forward"})
+                stack.callback(vars(layer).pop, "forward", None)
+                vars(layer)["forward"] = below if number < first else beyond
+        yield
+
+
 def put(found: Tensor, index: Tensor, value: Tensor) -> Tensor:
     """`found` (rows, length, width) with columns `index` (rows, c) replaced by `value` (rows, length, c)."""
     where = index[:, None, :].expand(-1, found.shape[1], -1)

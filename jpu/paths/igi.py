@@ -41,6 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from jpu.paths.activations import Kind
+from jpu.paths.ascent import Standing, above, bottom, rise
 from jpu.paths.passes import AnswerPasses, Exchanges
 
 Candidates = Literal["shared", "layer", "alone"]
@@ -102,6 +103,7 @@ def igi_scores(
     candidates: Candidates = "shared",
     refine: int = 0,
     rule: Rule = "gauss",
+    recompute: bool = False,
 ) -> PathScores:
     """Greedy search for the k units of each layer with the highest joint attribution.
 
@@ -116,20 +118,22 @@ def igi_scores(
         candidates: Which reading of the definition scores the candidates; see above.
         refine: Candidates of each layer to score again by "alone"; 0 for none.
         rule: Quadrature.
+        recompute: Keep only what enters each layer for the backward pass (`jpu.models.recompute`).
 
     Raises:
         ModelError: The model is not Llama-like.
     """
-    passes = AnswerPasses(model, exchanges, positions=positions, rows=rows, kind=kind)
+    passes = AnswerPasses(model, exchanges, positions=positions, rows=rows, kind=kind, recompute=recompute)
     grid = nodes(steps, rule)
+    standing = bottom(passes)
     chosen: list[list[int]] = []
     scores, attribution = [], []
     for layer in range(passes.layers):
-        joint, base = candidate_scores(passes, chosen, layer, grid, candidates)
+        joint, base = _scores(passes, standing, chosen, grid, candidates)
         mean = ranks(joint).mean(0)
         if refine and candidates != "alone":
             short = best(mean, max(refine, k))
-            joint[:, short], _ = candidate_scores(passes, chosen, layer, grid, "alone", short)
+            joint[:, short], _ = _scores(passes, standing, chosen, grid, "alone", short)
             mean = ranks(joint).mean(0)
             within = torch.full_like(mean, -1.0)
             within[short] = mean[short]
@@ -138,6 +142,8 @@ def igi_scores(
             chosen.append(best(mean, k))
         scores.append(mean.cpu())
         attribution.append(unit_length(joint - base[:, None]).mean(0).cpu())
+        if layer + 1 < passes.layers:
+            standing = _higher(passes, standing, chosen[layer], grid)
     return PathScores(kind, scores, attribution, chosen, completeness_error(passes, chosen, grid), passes.rows_run)
 
 
@@ -162,24 +168,10 @@ def candidate_scores(
     Returns:
         S (n, candidates), and IGI(C) (n,): what S_j would be if j added nothing.
     """
-    device = passes.score.device
-    below = {number: torch.tensor(list(units), device=device) for number, units in enumerate(chosen[:layer])}
-    wanted = torch.tensor(list(range(passes.units) if units is None else units), device=device)
-    if candidates == "alone":
-        size = max(1, _BLOCK * passes.rows_budget // (len(passes) * len(grid[0])))
-        blocks = [_alone(passes, below, layer, grid, block) for block in torch.split(wanted, size)]
-        slopes, _ = _integrate(passes, below, grid)
-        none = wanted[:0]
-        return torch.cat(blocks, 1), _joint(passes, below, layer, none, slopes, none[None, :, None, None])[1][:, 0]
-    if candidates == "shared" and not below:  # nothing is scaled: every step is the same pass
-        grid = (torch.ones(1), torch.ones(1))
-    scaled = dict(below)
-    if candidates == "layer":
-        scaled[layer] = wanted
-    slopes, read = _integrate(passes, scaled, grid, read=() if layer in scaled else (layer,))
-    own = slopes.pop(layer)[:, 0] if layer in scaled else read[layer][:, 0][..., passes.columns(wanted)]
-    joint, base = _joint(passes, below, layer, wanted, slopes, _by_unit(own, passes.size))
-    return joint, base[:, 0]
+    standing = bottom(passes)
+    for number in range(layer):
+        standing = _higher(passes, standing, chosen[number], grid)
+    return _scores(passes, standing, chosen[:layer], grid, candidates, units)
 
 
 def completeness_error(passes: AnswerPasses, chosen: Sequence[Sequence[int]], grid: tuple[Tensor, Tensor]) -> float:
@@ -188,13 +180,16 @@ def completeness_error(passes: AnswerPasses, chosen: Sequence[Sequence[int]], gr
     The integrated gradients of all chosen units sum, with ever more steps, to F(a) - F(0): Σ_prompts |sum - difference|
     over Σ_prompts |difference|. (The joint attribution's cross terms are no part of it.)
     """
-    scaled = {number: torch.tensor(list(units), device=passes.score.device) for number, units in enumerate(chosen)}
-    slopes, _ = _integrate(passes, scaled, grid)
-    total = torch.stack(
-        [(passes.recorded(layer, scaled[layer]) * slope[:, 0]).sum((1, 2)) for layer, slope in slopes.items()]
-    ).sum(0)
-    every = torch.arange(len(passes), device=total.device)
-    origin, _, _ = passes.gradients(every, torch.zeros(len(passes), device=total.device), scaled)
+    device = passes.score.device
+    scaled = {number: torch.tensor(list(units), device=device) for number, units in enumerate(chosen)}
+    alpha, weight = (part.to(device) for part in grid)
+    every = torch.arange(len(passes), device=device)
+    prompt, total = every.repeat_interleave(len(alpha)), torch.zeros_like(passes.score)
+    for part, slopes in passes.slopes(prompt, alpha.repeat(len(passes)), scaled):
+        for layer, slope in slopes.scaled.items():
+            along = (passes.recorded(layer, scaled[layer])[prompt[part]] * slope).sum((1, 2))
+            total.index_add_(0, prompt[part], along * weight[part % len(alpha)])
+    origin, _, _ = passes.gradients(every, torch.zeros(len(passes), device=device), scaled)
     difference = passes.score - origin
     return float((total - difference).abs().sum() / difference.abs().sum().clamp_min(1e-30))
 
@@ -215,74 +210,84 @@ def unit_length(scores: Tensor) -> Tensor:
     return scores / length.clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def _integrate(
-    passes: AnswerPasses, scaled: dict[int, Tensor], grid: tuple[Tensor, Tensor], read: Sequence[int] = ()
-) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Gradients averaged over the path, (n, 1, P, columns) for each layer."""
-    if not scaled and not read:
-        return {}, {}
-    count, device = len(passes), passes.score.device
-    alpha, weight = (part.to(device) for part in grid)
-    prompt = torch.arange(count, device=device).repeat_interleave(len(alpha))
-    _, ours, theirs = passes.gradients(prompt, alpha.repeat(count), scaled, read)
-
-    def mean(slopes: dict[int, Tensor]) -> dict[int, Tensor]:
-        return {
-            layer: torch.einsum("nkpw,k->npw", slope.reshape(count, len(alpha), *slope.shape[1:]), weight)[:, None]
-            for layer, slope in slopes.items()
-        }
-
-    return mean(ours), mean(theirs)
+def _higher(passes: AnswerPasses, standing: Standing, units: Sequence[int], grid: tuple[Tensor, Tensor]) -> Standing:
+    """One layer higher, with these units of it chosen; from the first choice on with a row for each step."""
+    device = passes.score.device
+    if units:
+        standing = standing.over(grid[0].to(device))
+    return rise(passes, standing, torch.tensor(list(units), dtype=torch.long, device=device))
 
 
-def _joint(
-    passes: AnswerPasses, below: dict[int, Tensor], layer: int, units: Tensor, slopes: dict[int, Tensor], own: Tensor
+def _scores(
+    passes: AnswerPasses,
+    standing: Standing,
+    chosen: Sequence[Sequence[int]],
+    grid: tuple[Tensor, Tensor],
+    candidates: Candidates,
+    units: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Join the path's gradients and the candidates' own.
+    """S_j and IGI(C) of the units of the layer that the search stands below; see `candidate_scores`."""
+    device, count = passes.score.device, len(passes)
+    wanted = torch.tensor(list(range(passes.units) if units is None else units), device=device)
+    if candidates != "shared":
+        standing = standing.over(grid[0].to(device))
+    # Where nothing is chosen yet and the candidates are not scaled, every step is the same pass.
+    weight = grid[1].to(device) if standing.spread else torch.ones(1, device=device)
+    value = _chosen_values(passes, chosen, standing.layer)
+    every = torch.arange(len(standing.prompt), device=device)
+    scaled = {"shared": None, "layer": wanted, "alone": wanted[:0]}[candidates]
+    found = above(passes, standing, every, scaled)
+    drawn = torch.einsum("nkt,k->nt", found.drawn.unflatten(0, (count, -1)), weight)[:, None]
+    base = drawn[:, 0, 0] if passes.kind == "heads" else (value * drawn[:, 0]).sum(-1)
+    if candidates == "alone":
+        size = max(1, _BLOCK * passes.rows_budget // len(every))
+        blocks = [_alone(passes, standing, value, weight, block) for block in torch.split(wanted, size)]
+        return torch.cat(blocks, 1), base
+    own = torch.einsum("nkpw,k->npw", found.own.unflatten(0, (count, -1)), weight)
+    if candidates == "shared":
+        own = own[..., passes.columns(wanted)]
+    return _joint(passes, standing.layer, value, drawn, wanted, _by_unit(own, passes.size)), base
+
+
+def _alone(passes: AnswerPasses, standing: Standing, value: Tensor, weight: Tensor, units: Tensor) -> Tensor:
+    """S of `units` by the definition to the letter: a path of its own for each candidate."""
+    shape = (len(passes), len(units), len(weight))
+    rows = torch.arange(len(standing.prompt), device=units.device).reshape(shape[0], 1, shape[2]).expand(shape)
+    found = above(passes, standing, rows.flatten(), units[None, :, None].expand(shape).reshape(-1, 1))
+    drawn = torch.einsum("nukt,k->nut", found.drawn.unflatten(0, shape), weight)
+    own = torch.einsum("nukpw,k->nupw", found.own.unflatten(0, shape), weight)
+    return _joint(passes, standing.layer, value, drawn, units, own)
+
+
+def _chosen_values(passes: AnswerPasses, chosen: Sequence[Sequence[int]], layer: int) -> Tensor:
+    """Σ a of C at each position, (n, P) (neurons)."""
+    total = passes.score.new_zeros(len(passes), passes.length)
+    for number in range(layer):
+        units = torch.tensor(list(chosen[number]), dtype=torch.long, device=total.device)
+        total = total + passes.recorded(number, units).sum(-1)
+    return total
+
+
+def _joint(passes: AnswerPasses, layer: int, value: Tensor, drawn: Tensor, units: Tensor, own: Tensor) -> Tensor:
+    """Join what C has with what each candidate adds.
 
     Args:
         passes: The prompts' passes.
-        below: Layer → units of C.
         layer: The candidates' layer.
+        value: Σ a of C (n, P).
+        drawn: G of C (n, 1 or u, T), along one path or one for each candidate.
         units: The candidates, (u,).
-        slopes: Layer → gradients of C (n, 1 or u, P, columns), along one path or one for each candidate.
-        own: Gradients of the candidates (n, u, P, size).
+        own: Their gradients (n, u, P, size).
 
     Returns:
-        S (n, u), and what the gradients of C alone come to (n, 1 or u).
+        S (n, u).
     """
     values = _by_unit(passes.recorded(layer, units), passes.size)
-    shape = next(iter(slopes.values())).shape[:3] if slopes else (len(passes), 1, passes.length)
     if passes.kind == "heads":
-        base = values.new_zeros(shape[:2])
-        for number, slope in slopes.items():
-            base = base + (passes.recorded(number, below[number])[:, None] * slope).sum((2, 3))
-        return base + (values * own).sum((2, 3)), base
-    value, pull = values.new_zeros(len(passes), 1, passes.length), values.new_zeros(shape)
-    for number, slope in slopes.items():
-        value = value + passes.recorded(number, below[number]).sum(-1)[:, None]
-        pull = pull + slope.sum(-1)
-    return ((value + values[..., 0]) * (pull + own[..., 0])).sum(-1), (value * pull).sum(-1)
+        return drawn[..., 0] + (values * own).sum((2, 3))
+    return ((value[:, None] + values[..., 0]) * (drawn + own[..., 0])).sum(-1)
 
 
 def _by_unit(columns: Tensor, size: int) -> Tensor:
     """(n, P, u × size) as (n, u, P, size)."""
     return columns.reshape(*columns.shape[:2], -1, size).transpose(1, 2)
-
-
-def _alone(
-    passes: AnswerPasses, below: dict[int, Tensor], layer: int, grid: tuple[Tensor, Tensor], units: Tensor
-) -> Tensor:
-    """S of `units` by the definition to the letter: a path of its own for each candidate."""
-    count, device = len(passes), passes.score.device
-    alpha, weight = (part.to(device) for part in grid)
-    shape = (count, len(units), len(alpha))
-    prompt = torch.arange(count, device=device)[:, None, None].expand(shape).flatten()
-    unit = units[None, :, None].expand(shape).reshape(-1, 1)
-    _, slopes, _ = passes.gradients(prompt, alpha.expand(shape).flatten(), {**below, layer: unit})
-    mean = {
-        number: torch.einsum("nukpw,k->nupw", slope.reshape(*shape, *slope.shape[1:]), weight)
-        for number, slope in slopes.items()
-    }
-    own = mean.pop(layer)
-    return _joint(passes, below, layer, units, mean, own)[0]

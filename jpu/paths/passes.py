@@ -8,15 +8,18 @@ step × candidate) go through together, a bounded number at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from jpu.errors import DataError
-from jpu.paths.activations import Kind, bare_model, capture, replace, unit_size, watch
+from jpu.models.cache import PrefixCache, PrefixLayer
+from jpu.models.recompute import recomputed
+from jpu.paths.activations import Kind, bare_model, capture, layers_between, replace, unit_size, watch
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,23 @@ class Exchanges:
                 )
 
 
+@dataclass(frozen=True)
+class Slopes:
+    """F of some rows and its gradients, float32.
+
+    Attributes:
+        score: F, (R,).
+        scaled: Layer → gradients of its scaled columns (R, P, c × size).
+        read: Layer → gradients of all its columns (R, P, width).
+        entering: Gradient by what enters the first layer that was run (R, P, d); None where all were.
+    """
+
+    score: Tensor
+    scaled: dict[int, Tensor]
+    read: dict[int, Tensor]
+    entering: Tensor | None
+
+
 @contextmanager
 def constant_weights(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without weight gradients inside: graphs hold activations only. Put back as it was after."""
@@ -70,6 +90,7 @@ class AnswerPasses:
     answer shorter than P uses the positions that it has.
 
     Attributes:
+        model: The model, as it was given.
         kind: Which units: neurons or heads.
         size: Columns of a unit.
         length: P, positions.
@@ -87,6 +108,7 @@ class AnswerPasses:
         positions: int,
         rows: int = 128,
         kind: Kind = "neurons",
+        recompute: bool = False,
     ) -> None:
         """Cache the prompts and record the activations.
 
@@ -96,14 +118,16 @@ class AnswerPasses:
             positions: P ≥ 1: the last prompt token and the first P - 1 answer tokens.
             rows: Bound on the rows of one pass.
             kind: Which units.
+            recompute: Keep only what enters each layer for the backward pass (`jpu.models.recompute`).
 
         Raises:
             ModelError: The model is not Llama-like.
         """
         if positions < 1 or rows < 1:
             raise DataError("positions and rows must be at least 1", mend="Mend paths in params.yaml.")
-        self._model = model
+        self.model = model
         self._bare = bare_model(model)
+        self._recompute = recompute
         self.rows_budget = rows
         self.kind: Kind = kind
         self.size = unit_size(model, kind)
@@ -117,7 +141,7 @@ class AnswerPasses:
             self._keys = self._prefix(exchanges, max(heads), device)
             recorded: list[list[Tensor]] = []
             scores = []
-            for part in self._chunks(len(heads), device):
+            for part in self.chunks(len(heads), device):
                 with capture(model, kind) as found:
                     scores.append(self._forward(part))
                 recorded.append([found[layer] for layer in sorted(found)])
@@ -155,26 +179,58 @@ class AnswerPasses:
             F (R,); for each scaled layer the gradients of its chosen columns (R, P, c × size); for each read layer the
             gradients of all its columns (R, P, width). All float32.
         """
-        scores: list[Tensor] = []
-        ours: dict[int, list[Tensor]] = {layer: [] for layer in scaled}
-        theirs: dict[int, list[Tensor]] = {layer: [] for layer in read}
-        with constant_weights(self._model):
-            for part in self._chunks(len(prompt), prompt.device):
-                values = {
-                    layer: self._values(layer, units if units.dim() == 1 else units[part], prompt[part], alpha[part])
-                    for layer, units in scaled.items()
-                }
-                score, found = self._differentiable(prompt[part], values, read)
-                wanted = [value for _, value in values.values()] + [found[layer] for layer in read]
-                slopes = torch.autograd.grad(score.sum(), wanted) if wanted else ()
-                scores.append(score.detach())
-                for layer, slope in zip([*scaled, *read], slopes, strict=True):
-                    (ours if layer in scaled else theirs)[layer].append(slope.float())
+        found = list(self.slopes(prompt, alpha, scaled, read))
         return (
-            torch.cat(scores),
-            {layer: torch.cat(parts) for layer, parts in ours.items()},
-            {layer: torch.cat(parts) for layer, parts in theirs.items()},
+            torch.cat([part.score for _, part in found]),
+            {layer: torch.cat([part.scaled[layer] for _, part in found]) for layer in scaled},
+            {layer: torch.cat([part.read[layer] for _, part in found]) for layer in read},
         )
+
+    def slopes(
+        self,
+        prompt: Tensor,
+        alpha: Tensor,
+        scaled: Mapping[int, Tensor],
+        read: Sequence[int] = (),
+        start: tuple[int, Tensor] | None = None,
+    ) -> Iterator[tuple[Tensor, Slopes]]:
+        """As `gradients`, a bounded number of rows at a time.
+
+        Args:
+            prompt: As for `gradients`.
+            alpha: As for `gradients`.
+            scaled: As for `gradients`.
+            read: As for `gradients`.
+            start: A layer, and what enters it, (R, P, d): the layers below it are not run.
+
+        Yields:
+            Numbers of some rows, and what was found for them.
+        """
+        layer, entering = start or (0, None)
+        for part in self.chunks(len(prompt), prompt.device):
+            values = {
+                number: self.values(number, units if units.dim() == 1 else units[part], prompt[part], alpha[part])
+                for number, units in scaled.items()
+            }
+            hidden = None if entering is None else entering[part].requires_grad_()
+            with (
+                constant_weights(self.model),
+                recomputed(self.model) if self._recompute else nullcontext(),
+                layers_between(self.model, layer, None, hidden) if hidden is not None else nullcontext(),
+            ):
+                score, found = self._differentiable(prompt[part], values, read)
+                wanted = [value for _, value in values.values()] + [found[number] for number in read]
+                wanted += [] if hidden is None else [hidden]
+                slopes = [slope.float() for slope in torch.autograd.grad(score.sum(), wanted)] if wanted else []
+            yield (
+                part,
+                Slopes(
+                    score.detach(),
+                    dict(zip(scaled, slopes, strict=False)),
+                    dict(zip(read, slopes[len(scaled) :], strict=False)),
+                    None if hidden is None else slopes[-1],
+                ),
+            )
 
     def recorded(self, layer: int, units: Tensor) -> Tensor:
         """Recorded values of `units` (c,), as (n, P, c × size)."""
@@ -184,13 +240,19 @@ class AnswerPasses:
         """Columns of the site's input that belong to units (…, c), as (…, c × size)."""
         return (units[..., None] * self.size + torch.arange(self.size, device=units.device)).flatten(-2)
 
-    def _values(self, layer: int, units: Tensor, prompt: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """Column index (R, c) and the leaf (R, P, c) that stands there."""
+    def values(self, layer: int, units: Tensor, prompt: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Column index (R, c) of units, and the leaf (R, P, c) of alpha × recorded values that stands there."""
         index = self.columns(units).expand(len(prompt), -1)
         position = torch.arange(self.length, device=prompt.device)[:, None]
         recorded = self.activations[layer][prompt[:, None, None], position, index[:, None, :]]
         leaf = recorded * alpha[:, None, None]
         return index, leaf.requires_grad_()
+
+    def chunks(self, count: int, device: torch.device, tokens: int = 1) -> Iterator[Tensor]:
+        """Row numbers, at most the budget's worth at once (a longer row counts for as many as it is long)."""
+        size = max(1, self.rows_budget * self.length // tokens) if tokens > 1 else self.rows_budget
+        for start in range(0, count, size):
+            yield torch.arange(start, min(start + size, count), device=device)
 
     def _differentiable(
         self, prompt: Tensor, values: Mapping[int, tuple[Tensor, Tensor]], read: Sequence[int]
@@ -206,28 +268,36 @@ class AnswerPasses:
 
         with (
             torch.enable_grad(),
-            replace(self._model, values, self.kind),
-            watch(self._model, self.kind, visit),
+            replace(self.model, values, self.kind),
+            watch(self.model, self.kind, visit),
         ):
             return self._forward(prompt), found
 
     def _forward(self, prompt: Tensor) -> Tensor:
         """F of each row: the prompts' last token and answer tokens, on top of their cached prefixes."""
         self.rows_run += len(prompt)
-        width = self._keys[0][0].shape[2]
-        steps = torch.arange(self.length, device=prompt.device)
-        held = torch.arange(width, device=prompt.device) >= width - self._start[prompt][:, None]
-        logits = self._bare(
-            input_ids=self._inputs[prompt],
-            attention_mask=torch.cat([held, held.new_ones(len(prompt), self.length)], 1).long(),
-            position_ids=self._start[prompt][:, None] + steps,
-            past_key_values=DynamicCache(ddp_cache_data=[(k[prompt], v[prompt]) for k, v in self._keys]),
-            use_cache=True,
-        ).logits
-        chosen = logits.float().log_softmax(-1).gather(-1, self._targets[prompt][..., None])[..., 0]
+        logits = self._bare(**self._given(prompt)).logits.float()
+        chosen = logits.gather(-1, self._targets[prompt][..., None])[..., 0] - logits.logsumexp(-1)
         present = self._present[prompt]
         mean: Tensor = (chosen * present).sum(1) / present.sum(1)
         return mean.exp()
+
+    def trunk(self, prompt: Tensor) -> None:
+        """Run the layers alone over the rows of these prompts, for what hooks and `layers_between` make of it."""
+        self._bare.model(**self._given(prompt))
+
+    def _given(self, prompt: Tensor) -> dict[str, Any]:
+        """What the model is given for rows of these prompts (R,)."""
+        width = self._keys[0][0].shape[2]
+        steps = torch.arange(self.length, device=prompt.device)
+        held = torch.arange(width, device=prompt.device) >= width - self._start[prompt][:, None]
+        return {
+            "input_ids": self._inputs[prompt],
+            "attention_mask": torch.cat([held, held.new_ones(len(prompt), self.length)], 1).long(),
+            "position_ids": self._start[prompt][:, None] + steps,
+            "past_key_values": PrefixCache(layers=[PrefixLayer(k, v, prompt) for k, v in self._keys]),
+            "use_cache": True,
+        }
 
     def _prefix(self, exchanges: Exchanges, width: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of every prompt but its last token: (n, heads, width, d_head).
@@ -242,7 +312,7 @@ class AnswerPasses:
             mask[row, start:] = 1
         places = (mask.cumsum(1) - 1).clamp_min(0)
         parts = []
-        for part in self._chunks(len(ids), torch.device("cpu"), tokens=width):
+        for part in self.chunks(len(ids), torch.device("cpu"), tokens=width):
             cache = self._bare.model(
                 input_ids=ids[part].to(device),
                 attention_mask=mask[part].to(device),
@@ -267,9 +337,3 @@ class AnswerPasses:
             targets[row, :count] = torch.tensor(answer[:count])
             present[row, :count] = 1.0
         return inputs, targets, present
-
-    def _chunks(self, count: int, device: torch.device, tokens: int = 1) -> Iterator[Tensor]:
-        """Row numbers, at most the budget's worth at once (a longer row counts for as many as it is long)."""
-        size = max(1, self.rows_budget * self.length // tokens) if tokens > 1 else self.rows_budget
-        for start in range(0, count, size):
-            yield torch.arange(start, min(start + size, count), device=device)
