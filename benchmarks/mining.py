@@ -8,6 +8,8 @@ refusal after the prompt):
 1. the loop: one whole-sequence forward pass for each prompt and refusal, as the definition is written;
 2. `jpu.mining.refusal_loss` on a `Subject`, which is what `mine` and `unlearn` call.
 
+The refusals are four, as many as `mining.references` allows: the sandbox's three and one more.
+
 Two sets of prompts of the sandbox's world, made as mining makes them: the fresh template × query pairs that a round
 starts from (48, as in the profile smollm2), and a buffer that is scored again, with several entries of each template.
 The ways take turns, round after round, and each figure is a median over the rounds; the loop is timed on one prompt in
@@ -29,6 +31,7 @@ import torch
 from report import Timed, options, show
 from torch import Tensor
 
+from jpu.data.schemas import Refusal
 from jpu.mining.breeding import Breeder, MiningSettings, Seeds
 from jpu.mining.refusal import refusal_loss
 from jpu.models import Subject
@@ -85,7 +88,7 @@ def compared(subject: Subject, prompts: Sequence[str], refusals: Sequence[str], 
 def prompts_of_a_round(fresh: int, seed: int = 0) -> tuple[list[str], list[str], list[str]]:
     """Fresh prompts, the prompts of a buffer of as many, and the refusals that both are scored with."""
     behaviors = build_behaviors(build_places(seed, {"train": 6, "validation": 0, "test": 0}), seed)
-    refusals = build_refusals()
+    refusals = [*build_refusals(), Refusal(id="refusal-more", text="I cannot help with that.")]
     settings = MiningSettings(tau=0.5, round=1, fresh=fresh, fresh_mutations=1, template_mutation=0.25, offspring=fresh)
     breeder = Breeder(Seeds(behaviors, all_templates(), refusals), settings, random.Random(seed))
     entries = breeder.fresh()

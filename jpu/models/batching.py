@@ -31,6 +31,37 @@ def token_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> I
         start += size
 
 
+def cheapest_batches(lengths: Sequence[int], batch_tokens: int, a_pass: int) -> Iterator[list[int]]:
+    """Cut rows into batches of like length so that padding and passes together cost least.
+
+    The optimum over all cuts between rows of unlike length, the rows sorted; a batch above the bound is cut further.
+
+    Args:
+        lengths: Tokens of each row.
+        batch_tokens: Bound on rows × longest row of a batch; one row alone may exceed it.
+        a_pass: Tokens that cost as much as one more pass does.
+
+    Yields:
+        Indices of the rows of one batch, longest rows first.
+    """
+    order = _longest_first(lengths)
+    starts = [at for at, i in enumerate(order) if at == 0 or lengths[i] != lengths[order[at - 1]]]
+    # Least cost of all rows from a start on, and where its first batch ends.
+    costs, ends = {len(order): 0}, {}
+    for start in reversed(starts):
+        longest = lengths[order[start]]
+        costs[start], ends[start] = min(
+            (costs[end] + longest * (end - start) + a_pass * -(-longest * (end - start) // batch_tokens), end)
+            for end in (*(s for s in starts if s > start), len(order))
+        )
+    start = 0
+    while start < len(order):
+        rows = order[start : ends[start]]
+        for part in token_batches([lengths[i] for i in rows], batch_tokens):
+            yield [rows[i] for i in part]
+        start = ends[start]
+
+
 def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
     """Stack token rows.
 

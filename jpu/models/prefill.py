@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jpu.models.batching import common_prefix, pad, prefix_groups, token_batches
+from jpu.models.batching import cheapest_batches, common_prefix, pad, prefix_groups
 from jpu.models.cache import Prefilled, merged, selected
 
-# Tokens of one pass on the CPU: what more of them leave between the layers falls out of its caches, and more rows need
-# more padding.
+# Tokens of one pass on the CPU: what more of them leave between the layers falls out of its caches.
 _PASS_TOKENS = 1024
-# Share of a batch's tokens below which a shared beginning is not worth a pass of its own.
-_WORTH = 0.1
+# Tokens that cost as much as one more pass. On a CPU: to read the weights of SmolLM2 costs as much as 16 tokens, the
+# calls of a small model cost more. An accelerator has hundreds of tokens for the price of its calls.
+_A_PASS = {"cpu": 64}
+_A_CALL = 1024
 
 
 def run(model: Any, rows: Sequence[Sequence[int]], pad_id: int, after: tuple[Tensor, Any] | None = None) -> Prefilled:
@@ -68,24 +69,24 @@ def prefill(
     for i, row in enumerate(rows):
         places.setdefault(tuple(row), []).append(i)
     unique = list(places)
-    total = sum(map(len, unique))
+    device = next(model.parameters()).device
+    a_pass = _A_PASS.get(device.type, _A_CALL)
     first = common_prefix(unique)
-    if first * (len(unique) - 1) < _WORTH * total:
+    if first * (len(unique) - 1) < a_pass:
         first = 0
     top = run(model, [unique[0][:first]], pad_id) if first else None
     rests = [row[first:] for row in unique]
     shared = [group for group in prefix_groups(rests) if group.length]
-    if sum((len(group.rows) - 1) * group.length for group in shared) < _WORTH * total:
+    if sum((len(group.rows) - 1) * group.length for group in shared) < a_pass:
         shared = []
     owner = {i: number for number, group in enumerate(shared) for i in group.rows}
     openings = [rests[group.rows[0]][: group.length] for group in shared]
     opened = run(model, openings, pad_id, _behind(top, [0] * len(openings))) if shared else None
-    device = next(model.parameters()).device
     most = min(batch_tokens, _PASS_TOKENS) if device.type == "cpu" else batch_tokens
     parts, order = [], []
     for members, before in (([i for i in range(len(unique)) if i not in owner], top), (list(owner), opened)):
         tails = [rests[i][len(openings[owner[i]]) if i in owner else 0 :] for i in members]
-        for batch in token_batches([len(tail) for tail in tails], most):
+        for batch in cheapest_batches([len(tail) for tail in tails], most, a_pass):
             chosen = [members[i] for i in batch]
             part = run(model, [tails[i] for i in batch], pad_id, _behind(before, [owner.get(i, 0) for i in chosen]))
             parts.append((part, [at for at, i in enumerate(chosen) for _ in places[unique[i]]]))
