@@ -151,22 +151,26 @@ def _one_layer(
             # The other kernels of scaled dot products know no forward mode.
             sdpa_kernel(SDPBackend.MATH),
         ):
-            held = forward_ad.make_dual(values.detach(), _own_way(passes, layer, units, prompt, rows))
+            held = _dual(values.detach(), _own_way(passes, layer, units, prompt, rows))
             entering = None
             if standing.entering is not None and standing.ways is not None:
-                entering = forward_ad.make_dual(
-                    standing.entering[part].repeat(count, 1, 1), standing.ways[:, part].flatten(0, 1)
-                )
+                entering = _dual(standing.entering[part].repeat(count, 1, 1), standing.ways[:, part].flatten(0, 1))
             with (
                 layers_between(passes.model, layer, layer, entering),
                 replaced(passes.model, {layer: (index, held)}, passes.kind) if len(units) else nullcontext(),
             ):
                 passes.trunk(prompt)
-            out = forward_ad.unpack_dual(seen[0])
+            out = forward_ad.unpack_dual(seen[0])  # type: ignore[no-untyped-call]
             moved = torch.zeros_like(out.primal) if out.tangent is None else out.tangent.clone()
             return out.primal[:rows].clone(), moved.unflatten(0, (count, rows))
     finally:
         handle.remove()
+
+
+def _dual(value: Tensor, way: Tensor) -> Tensor:
+    """A value and how it moves."""
+    both: Tensor = forward_ad.make_dual(value, way)  # type: ignore[no-untyped-call]
+    return both
 
 
 def _own_way(passes: AnswerPasses, layer: int, units: Tensor, prompt: Tensor, rows: int) -> Tensor:

@@ -237,13 +237,13 @@ def _scores(
     every = torch.arange(len(standing.prompt), device=device)
     scaled = {"shared": None, "layer": wanted, "alone": wanted[:0]}[candidates]
     found = above(passes, standing, every, scaled)
-    drawn = torch.einsum("nkt,k->nt", found.drawn.unflatten(0, (count, -1)), weight)[:, None]
+    drawn = torch.einsum("nkt,k->nt", found.drawn.reshape(count, -1, found.drawn.shape[-1]), weight)[:, None]
     base = drawn[:, 0, 0] if passes.kind == "heads" else (value * drawn[:, 0]).sum(-1)
     if candidates == "alone":
         size = max(1, _BLOCK * passes.rows_budget // len(every))
         blocks = [_alone(passes, standing, value, weight, block) for block in torch.split(wanted, size)]
         return torch.cat(blocks, 1), base
-    own = torch.einsum("nkpw,k->npw", found.own.unflatten(0, (count, -1)), weight)
+    own = torch.einsum("nkpw,k->npw", found.own.reshape(count, -1, *found.own.shape[1:]), weight)
     if candidates == "shared":
         own = own[..., passes.columns(wanted)]
     return _joint(passes, standing.layer, value, drawn, wanted, _by_unit(own, passes.size)), base
@@ -254,8 +254,8 @@ def _alone(passes: AnswerPasses, standing: Standing, value: Tensor, weight: Tens
     shape = (len(passes), len(units), len(weight))
     rows = torch.arange(len(standing.prompt), device=units.device).reshape(shape[0], 1, shape[2]).expand(shape)
     found = above(passes, standing, rows.flatten(), units[None, :, None].expand(shape).reshape(-1, 1))
-    drawn = torch.einsum("nukt,k->nut", found.drawn.unflatten(0, shape), weight)
-    own = torch.einsum("nukpw,k->nupw", found.own.unflatten(0, shape), weight)
+    drawn = torch.einsum("nukt,k->nut", found.drawn.reshape(*shape, -1), weight)
+    own = torch.einsum("nukpw,k->nupw", found.own.reshape(*shape, *found.own.shape[1:]), weight)
     return _joint(passes, standing.layer, value, drawn, units, own)
 
 
