@@ -6,7 +6,6 @@ Rules, not a model: each works on any English question or command, and is as woo
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,13 +22,8 @@ from jpu.attacks.base import (
     wrapped_attempt,
 )
 from jpu.data.schemas import Behavior, Template
-from jpu.mining.operators.text import parse
+from jpu.mining.operators.text import parse, told
 from jpu.models import Target
-
-_WISH = re.compile(
-    r"^(?:please\s+)?(?:i\s+(?:need|want|would like|wish)\s+to\s+know|(?:give|provide|say|state)(?:\s+(?:me|us))?)\s+",
-    re.I,
-)
 
 # Family to its wordings; {action} follows "to", {topic} is a noun phrase or clause, {query} is the question itself.
 REPHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -128,7 +122,7 @@ class Parts:
 def parts_of(query: str, entity: str) -> Parts:
     """Take any English question or command apart; what is not understood is quoted."""
     keep = frozenset(entity.split())
-    request = parse(_WISH.sub("Tell me ", query.strip(), count=1), keep)
+    request = parse(told(query), keep)
     if request.form == "question":
         return Parts(f"find out {request.core}", request.topic)
     if request.form == "command":

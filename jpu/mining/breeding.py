@@ -212,10 +212,10 @@ class Breeder:
 
 
 def unseen(entries: Iterable[Entry], known: set[str]) -> list[Entry]:
-    """Those not seen before; their ids are known from now on."""
+    """Those whose prompt was not seen before; it is known from now on. Two templates crossed may make a third."""
     new: list[Entry] = []
     for entry in entries:
-        if entry.id not in known:
-            known.add(entry.id)
+        if entry.prompt not in known:
+            known.add(entry.prompt)
             new.append(entry)
     return new

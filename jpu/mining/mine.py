@@ -42,7 +42,7 @@ def mine(subject: Scorer, seeds: Seeds, buffer: Buffer, settings: MiningSettings
     number = settings.round if settings.number is None else settings.number
     due = settings.rescore_every > 0 and number % settings.rescore_every == 0
     old = buffer.sample(len(buffer) if due else settings.revisit, rng)
-    known = {entry.id for entry in buffer}
+    known = {entry.prompt for entry in buffer}
     fresh = unseen(breeder.fresh(), known)
 
     tau = settings.tau

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from jpu.data.schemas import Split
-from jpu.mining.operators import gptfuzzer, renellm, template, wording
+from jpu.mining.operators import dress, gptfuzzer, renellm, template, wording
 from jpu.mining.operators.base import Level, Operator
 
 __all__ = ["OPERATORS", "Level", "Operator", "operator", "operators"]
@@ -28,7 +28,7 @@ def _registry(groups: Iterable[Iterable[Operator]]) -> Mapping[str, Operator]:
 
 
 OPERATORS: Mapping[str, Operator] = _registry(
-    (gptfuzzer.OPERATORS, renellm.OPERATORS, wording.OPERATORS, template.OPERATORS)
+    (gptfuzzer.OPERATORS, renellm.OPERATORS, wording.OPERATORS, dress.OPERATORS, template.OPERATORS)
 )
 
 

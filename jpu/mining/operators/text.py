@@ -35,6 +35,10 @@ _HOW_DO_I = re.compile(
     re.I | re.S,
 )
 _WHAT_IS = re.compile(r"^(what|who|where|which)(?:'s|\s+(is|are|was|were))\s+(.+)$", re.I | re.S)
+_WISH = re.compile(
+    r"^(?:please\s+)?(?:i\s+(?:need|want|would like|wish)\s+to\s+know|(?:give|provide|say|state)(?:\s+(?:me|us))?)\s+",
+    re.I,
+)
 _QUESTION_WORD = re.compile(r"^(?:what|who|whose|where|when|why|which|how)\b", re.I)
 
 
@@ -97,6 +101,11 @@ def editable(parts: Sequence[str], keep: frozenset[str], *, shortest: int = 1) -
     ]
 
 
+def told(text: str) -> str:
+    """A wish or an order for something ("I need to know …", "Please give …") as "Tell me …"; others as they are."""
+    return _WISH.sub("Tell me ", text.strip(), count=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A prompt taken apart.
@@ -120,9 +129,9 @@ def parse(text: str, keep: frozenset[str] = NO_WORDS) -> Request:
     asked = _CAN_YOU.match(bare)
     if asked:
         bare = asked.group(1)
-    told = _ASK_ME.match(bare)
-    if told:
-        bare = told.group(1)
+    ask_me = _ASK_ME.match(bare)
+    if ask_me:
+        bare = ask_me.group(1)
     elif bare.lower().startswith("please "):
         bare = bare[len("please ") :]
     bare = lower_first(bare, keep)
@@ -134,7 +143,7 @@ def parse(text: str, keep: frozenset[str] = NO_WORDS) -> Request:
         word, verb, rest = what.group(1).lower(), what.group(2) or "is", what.group(3)
         short = len(rest.split()) <= 6 and not rest.split()[-1].lower().endswith(("by", "for", "from", "in"))
         return Request("question", f"{word} {rest} {verb}" if short else f"{word} {verb} {rest}", rest)
-    if told or _QUESTION_WORD.match(bare):
+    if ask_me or _QUESTION_WORD.match(bare):
         return Request("question", bare, bare)
     first = bare.split()[0].lower()
     if asked or first in _IMPERATIVES:

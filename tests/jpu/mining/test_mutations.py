@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jpu.attacks.rephrasing import REPHRASINGS, rephrase
 from jpu.data.schemas import PLACEHOLDER
 from jpu.mining.mutations import OPERATORS, Operator, operator, operators
 from jpu.mining.operators.base import Call
@@ -194,3 +195,20 @@ def test_operators_do_not_touch_the_global_random_state() -> None:
         for text in texts(op):
             op.rewrite(Call(text, random.Random(3), frozenset(), "Who owns Belor?"))
     assert random.getstate() == state
+
+
+def test_recast_is_no_wording_that_the_rephrasing_attack_measures_with() -> None:
+    measured = {
+        rephrase(query, pattern, "Zoruk").lower()
+        for query in ("What is the code of Zoruk?", "Tell me the code of Zoruk.", "Open the gate of Zoruk")
+        for patterns in REPHRASINGS.values()
+        for pattern in patterns
+    }
+    rng = random.Random(0)
+    made = {
+        operator("recast").apply(query, rng, keep=frozenset({"Zoruk"}))
+        for query in ("What is the code of Zoruk?", "I need to know the code of Zoruk.", "Open the gate of Zoruk")
+        for _ in range(200)
+    }
+    assert len(made) > 40 and all("Zoruk" in text for text in made)
+    assert not {text.lower() for text in made} & measured
