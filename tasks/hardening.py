@@ -202,7 +202,7 @@ def build(
     return Training(
         subject,
         defence(path_neurons(subject, trained, path)),
-        retain(held_out, others, section.retain_pairs // 2, "validation"),
+        retain(held_out, others, section.held_out_pairs, "validation"),
         Schedule(
             steps=section.steps,
             learning_rate=section.learning_rate,

@@ -314,6 +314,7 @@ class UnlearningSettings(Section):
     kl_budget: Positive | None
     rollbacks: Whole
     retain_pairs: Count
+    held_out_pairs: Count
     weights: Weights
     exposures: Exposures
     retain: Mix

@@ -32,6 +32,7 @@ MICRO: dict[str, dict[str, Any]] = {
         "warmup": 1,
         "refresh_every": 2,
         "retain_pairs": 16,
+        "held_out_pairs": 8,
         "kl_budget": 9.0,
         "positions": 2,
         # All of them, whatever the profile leaves out.
