@@ -267,7 +267,11 @@ def test_an_unlearning_that_was_killed_goes_on_to_the_same_bytes(
     [
         {"defence": {"name": "npo"}, "trained": None, "frozen": True},
         {"defence": "circuit_breakers", "trained": None, "kl_budget": None},
-        {"defence": {"name": "jpu", "anchor": "direction", "leak_scope": "path"}, "conflict": "pcgrad"},
+        {
+            "defence": {"name": "jpu", "anchor": "direction", "leak_scope": "path"},
+            "conflict": "pcgrad",
+            "retain_pairs": 60,
+        },
         {"defence": {"name": "jpu", "anchor": "random"}, "reidentify": True, "positions": "all"},
     ],
 )
