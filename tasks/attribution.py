@@ -76,11 +76,15 @@ def samples(
 
 
 def overlaps(found: Identified, others: Sequence[str]) -> list[dict[str, float]]:
-    """One row a layer: the jailbreak path against each of the others that there is."""
+    """One row a layer: the jailbreak path against each of the others that there is.
+
+    The units are neurons; where the path is of heads alone, heads.
+    """
     rows: dict[int, dict[str, float]] = {}
+    paths = found.neurons or found.heads
     for other in others:
-        if "jailbreak" in found.neurons and other in found.neurons:
-            for layer in overlap(found.neurons["jailbreak"], found.neurons[other]):
+        if "jailbreak" in paths and other in paths:
+            for layer in overlap(paths["jailbreak"], paths[other]):
                 row = rows.setdefault(layer.layer, {"layer": layer.layer, "chance": layer.chance})
                 row[f"{other}_jaccard"], row[f"{other}_cosine"] = layer.jaccard, layer.cosine
     return list(rows.values())
@@ -92,7 +96,10 @@ def summary(found: Identified) -> dict[str, float]:
         "neurons": float(sum(len(units) for units in found.path.neurons.values())),
         "heads": float(sum(len(units) for units in found.path.heads.values())),
     }
-    for name, scores in found.neurons.items():
-        if scores.completeness is not None:
-            numbers[f"completeness_error.{name}"] = scores.completeness
+    for kind, paths in (("", found.neurons), ("_heads", found.heads)):
+        for name, scores in paths.items():
+            if scores.completeness is not None:
+                numbers[f"completeness_error.{name}{kind}"] = scores.completeness
+            for steps, error in scores.convergence.items():
+                numbers[f"completeness_error.{name}{kind}.steps_{steps}"] = error
     return numbers

@@ -244,7 +244,10 @@ def _protocol(protocol: Mapping[str, Any], evaluation: Evaluation) -> ProtocolIn
 
 
 def _path(folder: RoundFolder) -> PathRound:
-    neurons = JailbreakPath.load(folder.path).neurons
+    path, found = JailbreakPath.load(folder.path), read_json(folder.folder / "identify.json")
+    name = "completeness_error.jailbreak" + ("" if path.neurons else "_heads")
+    # Measured at half and at twice the steps as well (`jpu.paths.select`).
+    others = sorted((int(key.rpartition("_")[2]), found[key]) for key in found if key.startswith(f"{name}.steps_"))
     layers = []
     for row in _rows(folder.folder / "overlap.csv"):
         layer = int(float(row["layer"]))
@@ -254,10 +257,20 @@ def _path(folder: RoundFolder) -> PathRound:
         )
         layers.append(
             PathLayer(
-                layer=layer, neurons=len(neurons.get(layer, ())), chance=_number(row, "chance"), overlaps=overlaps
+                layer=layer,
+                neurons=len(path.neurons.get(layer, ())),
+                heads=len(path.heads.get(layer, ())),
+                chance=_number(row, "chance"),
+                overlaps=overlaps,
             )
         )
-    return PathRound(round=folder.number, layers=tuple(layers))
+    return PathRound(
+        round=folder.number,
+        layers=tuple(layers),
+        completeness_error=found.get(name),
+        completeness_error_half=others[0][1] if others else None,
+        completeness_error_twice=others[-1][1] if others else None,
+    )
 
 
 def _training(folder: RoundFolder) -> TrainingRound:

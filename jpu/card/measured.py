@@ -266,6 +266,7 @@ class PathLayer(Section):
     Attributes:
         layer: Its number, from 0.
         neurons: Neurons of it that are on the path.
+        heads: Attention heads of it that are on the path.
         chance: Jaccard that random choices of these sizes would have.
         overlaps: With the other paths.
     """
@@ -274,16 +275,29 @@ class PathLayer(Section):
 
     layer: Count
     neurons: Count | None = None
+    heads: Count | None = None
     chance: Share | None = None
     overlaps: tuple[Overlap, ...] = ()
 
 
 class PathRound(Section):
-    """The path that a round found; no layers where the round had nothing to look for."""
+    """The path that a round found; no layers where the round had nothing to look for.
+
+    Attributes:
+        round: Its number.
+        layers: What is known of each.
+        completeness_error: How far the path's integral is from what it stands for, as a share of that; of heads where
+            the path has no neurons.
+        completeness_error_half: The same with half the interpolation steps.
+        completeness_error_twice: The same with twice as many.
+    """
 
     key_fields: ClassVar[tuple[str, ...]] = ("round",)
 
     round: str
+    completeness_error: Finite | None = None
+    completeness_error_half: Finite | None = None
+    completeness_error_twice: Finite | None = None
     layers: tuple[PathLayer, ...] = ()
 
 

@@ -32,8 +32,8 @@ attribution is there the sum of its members' integrated gradients along the comm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -61,6 +61,7 @@ class PathScores:
         attribution: Per layer (units,) float32: what each unit adds, scaled to length 1 per prompt, averaged.
         chosen: Per layer the k best units, ascending.
         completeness: Relative completeness error of the chosen path's integral; None where there is no integral.
+        convergence: The same at other numbers of steps, where these were asked for.
         rows: Rows (prompt × step × candidate) that went through the model.
     """
 
@@ -69,6 +70,7 @@ class PathScores:
     attribution: list[Tensor]
     chosen: list[list[int]]
     completeness: float | None = None
+    convergence: Mapping[int, float] = field(default_factory=dict)
     rows: int = 0
 
 
@@ -104,6 +106,7 @@ def igi_scores(
     refine: int = 0,
     rule: Rule = "gauss",
     recompute: bool = False,
+    check: Sequence[int] = (),
 ) -> PathScores:
     """Greedy search for the k units of each layer with the highest joint attribution.
 
@@ -119,6 +122,7 @@ def igi_scores(
         refine: Candidates of each layer to score again by "alone"; 0 for none.
         rule: Quadrature.
         recompute: Keep only what enters each layer for the backward pass (`jpu.models.recompute`).
+        check: Other numbers of steps at which the chosen path's completeness error is measured as well.
 
     Raises:
         ModelError: The model is not Llama-like.
@@ -144,7 +148,15 @@ def igi_scores(
         attribution.append(unit_length(joint - base[:, None]).mean(0).cpu())
         if layer + 1 < passes.layers:
             standing = _higher(passes, standing, chosen[layer], grid)
-    return PathScores(kind, scores, attribution, chosen, completeness_error(passes, chosen, grid), passes.rows_run)
+    return PathScores(
+        kind,
+        scores,
+        attribution,
+        chosen,
+        completeness_error(passes, chosen, grid),
+        convergence(passes, chosen, check, rule),
+        passes.rows_run,
+    )
 
 
 def candidate_scores(

@@ -163,7 +163,12 @@ def overlap(first: PathScores, second: PathScores) -> list[Overlap]:
 
 
 def _search(model: nn.Module, samples: Samples, search: Search, kind: Kind) -> dict[str, PathScores]:
-    found = {"jailbreak": select(model, samples.jailbreak, search, kind)}
+    # Half and twice the steps tell whether so many are enough; asked of the path that is rectified only.
+    found = {
+        "jailbreak": select(
+            model, samples.jailbreak, replace(search, check=(max(1, search.steps // 2), 2 * search.steps)), kind
+        )
+    }
     for name in ("direct", "utility", "contrast"):
         exchanges: Exchanges | None = getattr(samples, name)
         if exchanges is not None:

@@ -32,6 +32,8 @@ class Search:
         refine: Candidates of each layer scored again to the letter of the definition; 0 for none.
         rule: Quadrature.
         rows: Bound on the rows of one pass.
+        recompute: Keep only what enters each layer for the backward pass: slower, and less memory.
+        check: Other numbers of steps at which the completeness error is measured.
         seed: Of the random selector.
     """
 
@@ -43,6 +45,8 @@ class Search:
     refine: int = 0
     rule: Rule = "gauss"
     rows: int = 128
+    recompute: bool = False
+    check: tuple[int, ...] = ()
     seed: int = 0
 
 
@@ -84,6 +88,8 @@ def igi(model: nn.Module, exchanges: Exchanges, search: Search, kind: Kind) -> P
         candidates=search.candidates,
         refine=search.refine,
         rule=search.rule,
+        recompute=search.recompute,
+        check=search.check,
     )
 
 
@@ -150,7 +156,9 @@ SELECTORS: dict[str, Selector] = {
 
 
 def _passes(model: nn.Module, exchanges: Exchanges, search: Search, kind: Kind) -> AnswerPasses:
-    return AnswerPasses(model, exchanges, positions=search.positions, rows=search.rows, kind=kind)
+    return AnswerPasses(
+        model, exchanges, positions=search.positions, rows=search.rows, kind=kind, recompute=search.recompute
+    )
 
 
 def _per_unit(values: Tensor, passes: AnswerPasses) -> Tensor:

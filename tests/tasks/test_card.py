@@ -316,7 +316,17 @@ def test_rounds_are_those_of_their_folders(written: Written) -> None:
     first, second = RoundFolder("1"), RoundFolder("2")
     for folder in (first, second):
         folder.folder.mkdir(parents=True, exist_ok=True)
-    NeuronPath({0: [1, 5], 1: [3]}).save(first.path)
+    NeuronPath({0: [1, 5], 1: [3]}, {1: [0, 2]}).save(first.path)
+    write_json(
+        first.folder / "identify.json",
+        {
+            "completeness_error.jailbreak": 0.125,
+            "completeness_error.jailbreak.steps_4": 0.25,
+            "completeness_error.jailbreak.steps_16": 0.0625,
+            "completeness_error.safety": 0.5,
+        },
+    )
+    write_json(second.folder / "identify.json", {"neurons": 0.0, "heads": 0.0})
     NeuronPath().save(second.path)
     (first.folder / "overlap.csv").write_text(OVERLAP)
     (second.folder / "overlap.csv").write_text(OVERLAP.splitlines()[0] + "\n")
@@ -329,13 +339,18 @@ def test_rounds_are_those_of_their_folders(written: Written) -> None:
     card = written.card(rounds=[first, second])
     numbers = numbers_of(card)
     assert {k: v for k, v in numbers.items() if k.startswith(("paths.", "training."))} == {
+        "paths.1.completeness_error": 0.125,
+        "paths.1.completeness_error_half": 0.25,
+        "paths.1.completeness_error_twice": 0.0625,
         "paths.1.layers.0.neurons": 2,
+        "paths.1.layers.0.heads": 0,
         "paths.1.layers.0.chance": 0.0105,
         "paths.1.layers.0.overlaps.direct harm.jaccard": 0.0667,
         "paths.1.layers.0.overlaps.direct harm.cosine": -0.25,
         "paths.1.layers.0.overlaps.safety.jaccard": 0.0,
         "paths.1.layers.0.overlaps.safety.cosine": 0.125,
         "paths.1.layers.1.neurons": 1,
+        "paths.1.layers.1.heads": 2,
         "paths.1.layers.1.chance": 0.02,
         "paths.1.layers.1.overlaps.direct harm.jaccard": 0.5,
         "paths.1.layers.1.overlaps.direct harm.cosine": 0.5,

@@ -24,13 +24,23 @@ def paths(card: Card) -> Markup | None:
         if not found.layers:
             parts.append(note("Converged: no path was looked for."))
             continue
+        errors = (
+            ("Completeness error", "completeness_error", found.completeness_error),
+            ("With half the steps", "completeness_error_half", found.completeness_error_half),
+            ("With twice the steps", "completeness_error_twice", found.completeness_error_twice),
+        )
+        known = [
+            (words, number(f"paths.{found.round}.{name}", e, "share")) for words, name, e in errors if e is not None
+        ]
+        if known:
+            parts.append(facts(known))
         charts = [_overlap(found, "jaccard", compared), _overlap(found, "cosine", compared)]
         parts.append(tag("div", *charts, class_="multiples"))
         parts.append(details("The layers in figures", _layers(found, compared)))
     return section(
         "paths",
         "Paths in the model",
-        note("How much of the jailbreak path other paths share, layer by layer: neurons, and the weight on them."),
+        note("How much of the jailbreak path other paths share, layer by layer: units, and the weight on them."),
         legend(*((mark, name) for name, mark in compared.items()), ("chance", "what chance would share")),
         *parts,
     )
@@ -72,7 +82,7 @@ def _overlap(found: PathRound, measure: str, compared: dict[str, str]) -> Markup
     if measure == "jaccard":
         chance = [(float(layer.layer), layer.chance) for layer in found.layers if layer.chance is not None]
         drawn.append(Line("chance", "chance", tuple(chance)))
-    words = "Jaccard of the neurons" if measure == "jaccard" else "Cosine of the scores"
+    words = "Jaccard of the units" if measure == "jaccard" else "Cosine of the scores"
     chart = lines(f"Round {found.round}: {words} by layer", drawn, across="layer", style="number")
     return tag("figure", tag("figcaption", tag("b", words)), chart)
 
@@ -82,14 +92,24 @@ def _layers(found: PathRound, compared: dict[str, str]) -> Markup:
     for layer in found.layers:
         key = f"paths.{found.round}.layers.{layer.layer}"
         known = {o.path: o for o in layer.overlaps}
-        cells = [number(f"{key}.neurons", layer.neurons, "count"), number(f"{key}.chance", layer.chance, "number")]
+        cells = [
+            number(f"{key}.neurons", layer.neurons, "count"),
+            number(f"{key}.heads", layer.heads, "count"),
+            number(f"{key}.chance", layer.chance, "number"),
+        ]
         for name in compared:
             overlap = known.get(name)
             for measure in ("jaccard", "cosine"):
                 value = None if overlap is None else getattr(overlap, measure)
                 cells.append(number(f"{key}.overlaps.{name}.{measure}", value, "number"))
         rows.append(Row(number(None, layer.layer, "count"), cells))
-    heads = ["Layer", "Neurons", "Chance", *(f"{name}, {m}" for name in compared for m in ("Jaccard", "cosine"))]
+    heads = [
+        "Layer",
+        "Neurons",
+        "Heads",
+        "Chance",
+        *(f"{name}, {m}" for name in compared for m in ("Jaccard", "cosine")),
+    ]
     return table(f"Round {found.round}", heads, rows)
 
 

@@ -255,6 +255,7 @@ def _paths() -> tuple[PathRound, ...]:
         PathLayer(
             layer=i,
             neurons=16,
+            heads=2,
             chance=chance,
             overlaps=tuple(
                 Overlap(path=path, jaccard=row[2 * j], cosine=row[2 * j + 1])
@@ -263,7 +264,17 @@ def _paths() -> tuple[PathRound, ...]:
         )
         for i, row in enumerate(rows)
     )
-    return (PathRound(round="1", layers=layers), PathRound(round="2"))
+    errors = (0.05912, 0.1803, 0.00412)
+    return (
+        PathRound(
+            round="1",
+            layers=layers,
+            completeness_error=errors[0],
+            completeness_error_half=errors[1],
+            completeness_error_twice=errors[2],
+        ),
+        PathRound(round="2"),
+    )
 
 
 def _training() -> tuple[TrainingRound, ...]:
