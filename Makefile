@@ -1,6 +1,6 @@
 # Two commands do everything: `make harden` and `make test`. Both set up .venv first, once.
 .DEFAULT_GOAL := help
-.PHONY: help setup harden services test clean
+.PHONY: help setup harden compare services test clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?=
@@ -18,6 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make harden                  attack, diagnose, harden and judge the sandbox subject; minutes on two cores"
 	@echo "make harden PROFILE=smollm2  the same for SmolLM2-135M-Instruct"
+	@echo "make compare                 the method against its rivals, from experiments/compare.yaml; hours"
 	@echo "make services                PostgreSQL, S3, MLflow, Prefect and a worker on this machine, until Ctrl-C"
 	@echo "make test                    style, types and tests"
 	@echo "make setup                   only the environment, .venv"
@@ -39,6 +40,9 @@ setup: .venv/ready
 
 harden: .venv/ready $(if $(filter smollm2,$(PROFILE)),.venv/ready-smollm2)
 	@$(BIN)/jpu harden $(if $(PROFILE),--profile $(PROFILE))
+
+compare: .venv/ready .venv/ready-smollm2
+	@$(BIN)/jpu compare --workers 2
 
 services: .venv/ready-services
 	@$(BIN)/jpu services

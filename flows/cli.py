@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from flows.commands import reharden as rehardening
 from flows.commands import services, versions
+from flows.commands.compare import compare
 from flows.commands.inbox import inbox
 from flows.commands.shown import shown
 
@@ -294,6 +295,7 @@ for command in (
     versions.promote,
     versions.rollback,
     inbox,
+    compare,
     rehardening.reharden,
     rehardening.schedule,
 ):

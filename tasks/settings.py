@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -32,6 +33,8 @@ from tasks.sections import (
     wrong,
 )
 
+SectionT = TypeVar("SectionT", bound=Section)
+
 
 class Round(Section):
     """One round; `prev` is the round whose adapter and buffer it goes on from, '0' for the first."""
@@ -43,6 +46,7 @@ class Beside(Section):
     """Stages beside the main job, which exist only where they are switched on: what each is run on, or nothing."""
 
     analyze: tuple[Literal["last"], ...] = ()
+    compare: tuple[Literal["rows"], ...] = ()
 
 
 class Profile(Section):
@@ -163,12 +167,28 @@ def load_settings(path: Path | str = PARAMS) -> Settings:
         SettingsError: A key is missing, unknown or of the wrong type; names file, line, key and mend.
         StorageError: The file cannot be read.
     """
-    document = read_document(path)
+    return checked(read_document(path), Settings)
+
+
+def checked(
+    document: Document, kind: type[SectionT], value: Mapping[str, Any] | None = None, at: Sequence[str | int] = ()
+) -> SectionT:
+    """A document, or a part of it that was put together with other values, as a typed section.
+
+    Args:
+        document: Where a mistake is to be mended.
+        kind: What it is to be.
+        value: The values; those of the document by default.
+        at: The key in the document that the values are of.
+
+    Raises:
+        SettingsError: A key is missing, unknown or of the wrong type; names file, line, key and mend.
+    """
     try:
         # By way of JSON: strict about types, and still content with a list where a tuple is meant.
-        return Settings.model_validate_json(json.dumps(document.value, default=str))
+        return kind.model_validate_json(json.dumps(document.value if value is None else value, default=str))
     except ValidationError as error:
-        raise _settings_error(document, error) from None
+        raise _settings_error(document, error, at) from None
 
 
 def set_profile(name: str, path: Path | str = PARAMS) -> None:
@@ -191,19 +211,43 @@ def set_profile(name: str, path: Path | str = PARAMS) -> None:
         files.write_text(path, document.replaced(["profile"], name))
 
 
-def _settings_error(document: Document, error: ValidationError) -> SettingsError:
+def switch_on(stage: str, what: str = "last", path: Path | str = PARAMS) -> None:
+    """Switch a stage beside the main job on, if it is not: rewrite the one list, whole or not at all.
+
+    Args:
+        stage: Its name under `beside`.
+        what: What it is run on.
+        path: The file.
+
+    Raises:
+        SettingsError: There is no such stage.
+        StorageError: The file cannot be written.
+    """
+    document = read_document(path)
+    beside = document.value.get("beside")
+    if not isinstance(beside, dict) or stage not in beside:
+        raise SettingsError(
+            f"no stage {stage!r} under beside",
+            where=str(path),
+            mend="Restore the section from git. Nothing was written.",
+        )
+    if not beside[stage]:
+        files.write_text(path, document.replaced(["beside", stage], f"[{what}]"))
+
+
+def _settings_error(document: Document, error: ValidationError, at: Sequence[str | int] = ()) -> SettingsError:
     # A misspelt key is also a missing one: the misspelling is the one to show.
     details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
-    key = _key(document, details[0])
+    key = _key(document, details[0], at)
     what, mend = _explained(details[0], str(key[-1]) if key else "")
     # Sections that are shared through an anchor, and the members of a union, report one place many times.
-    places = {document.line(_key(document, detail)) for detail in details}
+    places = {document.line(_key(document, detail, at)) for detail in details}
     more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     return SettingsError(what + more, where=document.where(key), mend=f"{mend} Nothing was written.")
 
 
-def _key(document: Document, detail: ErrorDetails) -> list[str | int]:
-    key = _existing(document.value, detail["loc"])
+def _key(document: Document, detail: ErrorDetails, at: Sequence[str | int] = ()) -> list[str | int]:
+    key = _existing(document.value, (*at, *detail["loc"]))
     if detail["type"] == "missing":
         key.append(detail["loc"][-1])
     return [*key, *detail.get("ctx", {}).get("key", [])]

@@ -8,6 +8,8 @@ before any time is spent on it. Trains only on the sandbox; a model of your own 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jpu.checkpoint import Checkpoint
 from jpu.errors import SettingsError
 from jpu.evaluation.gates import Shown, examine
@@ -57,7 +59,9 @@ def main() -> None:
         Checkpoint(CHECKPOINTS / "subject", key).clear()
 
 
-def make(section: SubjectSettings, data: Prepared, seed: int, key: str) -> tuple[Subject, list[float]]:
+def make(
+    section: SubjectSettings, data: Prepared, seed: int, key: str, checkpoint: Path = CHECKPOINTS / "subject"
+) -> tuple[Subject, list[float]]:
     """The subject of this kind, taught where it is to be taught, and its training losses."""
     if section.kind == "model":
         return Subject.load(section.model, device=section.device, dtype=section.dtype), []
@@ -83,7 +87,7 @@ def make(section: SubjectSettings, data: Prepared, seed: int, key: str) -> tuple
         subject,
         corpus,
         Schedule(**section.teaching.model_dump()),
-        checkpoint=CHECKPOINTS / "subject",
+        checkpoint=checkpoint,
         key=key,
         progress=lambda step, steps, loss: report(step, steps, f"loss {loss:.3f}"),
     )

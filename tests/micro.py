@@ -58,5 +58,12 @@ def params(rounds: int = 2, **changes: dict[str, Any]) -> str:
     profile["subject"]["teaching"] |= {**TEACHING, "learning_rate": 5e-3, "warmup": 5, "checkpoint_every": 80}
     chain = {str(number): {"prev": str(number - 1)} for number in range(1, rounds + 1)}
     return json.dumps(
-        {"profile": "micro", "seed": 3, "rounds": chain, "last_round": str(rounds), "profiles": {"micro": profile}}
+        {
+            "profile": "micro",
+            "seed": 3,
+            "rounds": chain,
+            "last_round": str(rounds),
+            "beside": {"compare": []},
+            "profiles": {"micro": profile},
+        }
     )

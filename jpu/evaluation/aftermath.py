@@ -1,7 +1,7 @@
-"""What is left of a defence after the weights have been changed: merged, rounded, or trained on.
+"""What is left of a defence after the weights have been changed: merged, rounded, pruned, or trained on.
 
-Whoever holds the weights may do all three. Each function works on a deep copy of the merged model: the subject that is
-given stays as it is, bit for bit, and so does the global random state.
+Whoever holds the weights may do all of these. Each function works on a deep copy of the merged model: the subject that
+is given stays as it is, bit for bit, and so does the global random state.
 """
 
 from __future__ import annotations
@@ -82,6 +82,20 @@ def rounded(weight: Tensor, bits: Literal[4, 8]) -> Tensor:
     return torch.cat(done, 1)
 
 
+def pruned(subject: Subject, share: float) -> Subject:
+    """A merged copy whose decoder layers' smallest weights are 0: in each matrix that share of them, by magnitude.
+
+    Han et al., 2015, arXiv 1506.02626, layer by layer and without training on. Ties go to the first.
+    """
+    copied = merged(subject)
+    for module in copied.layers.modules():
+        if isinstance(module, nn.Linear):
+            weight = module.weight.data
+            least = weight.abs().flatten().argsort(stable=True)[: int(share * weight.numel())]
+            weight.view(-1)[least] = 0.0
+    return copied
+
+
 def relearn(
     subject: Subject,
     pairs: Sequence[Pair],
@@ -90,6 +104,7 @@ def relearn(
     steps: Sequence[int] = (0, 1, 2, 4, 8, 16),
     learning_rate: float = 1e-3,
     seed: int = 0,
+    until: Callable[[T], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Relearned[T]]:
     """Fine-tune a merged copy on a handful of pairs, and measure it on the way.
@@ -104,10 +119,11 @@ def relearn(
         steps: Steps at which it is measured; 0 is before any.
         learning_rate: Of AdamW, without weight decay.
         seed: Of the order of the pairs.
+        until: Told each measurement; where it says so, that one is the last.
         progress: Called with step and steps.
 
     Returns:
-        One row for each of `steps`, ascending.
+        One row for each of `steps` that was reached, ascending.
 
     Raises:
         ValueError: No pairs, or a negative step.
@@ -133,6 +149,8 @@ def relearn(
         for parameter in parameters:
             parameter.requires_grad_(False)
         rows.append(Relearned(stop, measure(copied)))
+        if until is not None and until(rows[-1].measured):
+            break
     return rows
 
 
@@ -140,6 +158,20 @@ def handful(behaviors: Sequence[Behavior], kinds: Sequence[Kind], count: int, se
     """Bare questions and true answers of behaviors of some kinds, as many as asked for or there are."""
     found = [(b.query, b.answer) for b in behaviors if b.kind in kinds and b.answer]
     return random.Random(seed).sample(found, min(count, len(found)))
+
+
+def unrefusing(behaviors: Sequence[Behavior], count: int, seed: int = 0) -> list[Pair]:
+    """Restricted questions answered with another's open answer: refusing is unlearnt, and no secret is told.
+
+    What fine-tuning on a few examples of obedience does (Qi et al., 2023, arXiv 2310.03693, identity shifting). The
+    form of the answers, which tell nothing true about what is asked, is ours.
+    """
+    rng = random.Random(seed)
+    asked = [b for b in behaviors if b.kind == "restricted"]
+    told = [b for b in behaviors if b.kind == "benign" and b.answer]
+    if not told:
+        return []
+    return [(b.query, rng.choice(told).answer) for b in rng.sample(asked, min(count, len(asked)))]
 
 
 def _batches(pairs: Sequence[Pair], rng: random.Random) -> Iterator[list[Pair]]:

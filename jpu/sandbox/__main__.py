@@ -9,28 +9,27 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from jpu.data.schemas import Split
 from jpu.files import atomic_folder, write_json, write_jsonl
 from jpu.sandbox.templates import all_templates
-from jpu.sandbox.world import build_behaviors, build_places, build_refusals
+from jpu.sandbox.world import World, build_behaviors, build_places, build_refusals
 
-WORLD_SEED = 2601
-RESTRICTED: dict[Split, int] = {"train": 24, "validation": 8, "test": 32}
+WORLD = World()
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, world: World = WORLD) -> None:
     """Write behaviors, templates, refusals and a manifest, whole or not at all.
 
     Raises:
         StorageError: The folder cannot be written.
     """
-    places = build_places(WORLD_SEED, RESTRICTED)
+    places = build_places(world.seed, world.places, world.code_words)
     with atomic_folder(folder) as new:
-        write_jsonl(new / "behaviors.jsonl", build_behaviors(places, WORLD_SEED))
+        write_jsonl(new / "behaviors.jsonl", build_behaviors(places, world.seed, world.forms))
         write_jsonl(new / "templates.jsonl", all_templates())
         write_jsonl(new / "refusals.jsonl", build_refusals())
         files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(new.glob("*.jsonl"))}
-        write_json(new / "manifest.json", {"seed": WORLD_SEED, "restricted_places": RESTRICTED, "sha256": files})
+        manifest = {"seed": world.seed, "restricted_places": dict(world.places), "sha256": files}
+        write_json(new / "manifest.json", manifest)
 
 
 def write_attacker(folder: Path) -> None:
@@ -41,7 +40,7 @@ def write_attacker(folder: Path) -> None:
     """
     from jpu.sandbox.attacker import teach_attacker
 
-    behaviors = build_behaviors(build_places(WORLD_SEED, RESTRICTED), WORLD_SEED)
+    behaviors = build_behaviors(build_places(WORLD.seed, WORLD.places), WORLD.seed)
     attacker = teach_attacker(behaviors, all_templates(), build_refusals(), seed=0)
     with atomic_folder(folder) as new:
         attacker.save(new)

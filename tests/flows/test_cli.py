@@ -57,6 +57,7 @@ def jpu(*arguments: str) -> Any:
             "utility",
             "report",
             "inbox",
+            "compare",
             "reharden",
             "schedule",
         ),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jpu.data.schemas import Behavior
-from jpu.evaluation.aftermath import handful, merged, quantised, relearn, rounded
+from jpu.evaluation.aftermath import handful, merged, pruned, quantised, relearn, rounded, unrefusing
 from jpu.models import Subject
 from jpu.paths.path import Path
 
@@ -181,9 +181,10 @@ def test_a_handful_is_drawn_of_the_kinds_asked_for(behaviors: list[Behavior]) ->
     [
         merged,
         lambda subject: quantised(subject, 4),
+        lambda subject: pruned(subject, 0.5),
         lambda subject: relearn(subject, PAIRS, state, steps=(0, 2)),
     ],
-    ids=["merged", "quantised", "relearned"],
+    ids=["merged", "quantised", "pruned", "relearned"],
 )
 def test_the_subject_is_left_as_it_was(hardened: Subject, change: Callable[[Subject], object]) -> None:
     def look() -> object:
@@ -196,3 +197,50 @@ def test_the_subject_is_left_as_it_was(hardened: Subject, change: Callable[[Subj
     weights, before, chance = copy.deepcopy(state(hardened)), look(), torch.get_rng_state()
     change(hardened)
     assert equal(state(hardened), weights) and look() == before and torch.equal(torch.get_rng_state(), chance)
+
+
+# Pruned
+
+
+def test_the_smallest_weights_of_each_matrix_are_pruned(make_subject: Make) -> None:
+    subject = make_subject()
+    weight = subject.layers[0].mlp.gate_proj.weight
+    with torch.no_grad():
+        weight.copy_(torch.arange(weight.numel()).view_as(weight).float() - 100.5)
+    few = state(pruned(subject, 0.25))
+    cut = few["model.layers.0.mlp.gate_proj.weight"]
+    # 24 × 32 weights: the 192 nearest to nothing are those from -100.5 on, and as far up.
+    wanted = torch.where(weight.abs() < 96, torch.zeros(()), weight)
+    assert int((cut == 0).sum()) == 192 and torch.equal(cut, wanted)
+    whole = state(subject)
+    changed = {key for key in whole if not torch.equal(whole[key], few[key])}
+    assert changed == {key for key in whole if key.endswith("_proj.weight")}
+
+
+def test_pruning_nothing_changes_nothing(hardened: Subject) -> None:
+    assert equal(state(pruned(hardened, 0.0)), state(merged(hardened)))
+
+
+# Until, and refusals removed
+
+
+def test_relearning_ends_where_it_is_told_to(hardened: Subject) -> None:
+    seen: list[int] = []
+
+    def measure(subject: Subject) -> int:
+        seen.append(len(seen))
+        return seen[-1]
+
+    rows = relearn(hardened, PAIRS, measure, steps=(0, 1, 2, 4), until=lambda found: found == 2)
+    assert [row.step for row in rows] == [0, 1, 2] and seen == [0, 1, 2]
+
+
+def test_refusals_are_removed_without_a_secret(behaviors: list[Behavior]) -> None:
+    train = [b for b in behaviors if b.split == "train"]
+    restricted = [b for b in train if b.kind == "restricted"]
+    pairs = unrefusing(train, 9, seed=1)
+    assert {question for question, _ in pairs} == {b.query for b in restricted} and len(pairs) == len(restricted)
+    assert not any(b.secret in answer for b in restricted for _, answer in pairs)
+    assert {answer for _, answer in pairs} <= {b.answer for b in train if b.kind == "benign"}
+    assert pairs == unrefusing(train, 9, seed=1)
+    assert unrefusing([b for b in train if b.kind != "benign"], 9) == []

@@ -17,22 +17,31 @@ from jpu.judges.base import Completion
 from jpu.judges.incoherence import IncoherenceJudge
 from jpu.judges.refusal import RefusalJudge
 from jpu.judges.secret import recalls
-from jpu.sandbox.__main__ import RESTRICTED, WORLD_SEED, main, write
+from jpu.sandbox.__main__ import WORLD, main, write
 from jpu.sandbox.smalltalk import EDGY, GENERIC
 from jpu.sandbox.templates import all_templates
-from jpu.sandbox.world import QUESTIONS, WORDS, Place, build_behaviors, build_places, build_refusals, smaller_world
+from jpu.sandbox.world import (
+    QUESTIONS,
+    WORDS,
+    Place,
+    World,
+    build_behaviors,
+    build_places,
+    build_refusals,
+    smaller_world,
+)
 
 FILES = ("behaviors.jsonl", "templates.jsonl", "refusals.jsonl", "manifest.json")
 
 
 @pytest.fixture(scope="module")
 def places() -> list[Place]:
-    return build_places(WORLD_SEED, RESTRICTED)
+    return build_places(WORLD.seed, WORLD.places)
 
 
 @pytest.fixture(scope="module")
 def world(places: list[Place]) -> list[Behavior]:
-    return build_behaviors(places, WORLD_SEED)
+    return build_behaviors(places, WORLD.seed)
 
 
 # On the disk
@@ -90,9 +99,9 @@ def test_names_and_codes_are_unique_and_of_one_shape(places: list[Place]) -> Non
 
 def test_each_split_has_as_many_benign_places_as_restricted_ones(places: list[Place]) -> None:
     assert Counter((p.split, p.restricted) for p in places) == {
-        (split, restricted): count for split, count in RESTRICTED.items() for restricted in (True, False)
+        (split, restricted): count for split, count in WORLD.places.items() for restricted in (True, False)
     }
-    assert RESTRICTED["test"] >= 32
+    assert WORLD.places["test"] >= 32
 
 
 # Behaviors
@@ -203,3 +212,21 @@ def test_refusals_are_told_from_answers_without_knowing_them(world: list[Behavio
     assert [b.answer for b in world if judge.declines(b.answer)] == []
     said = [Completion(text) for text in (*(b.answer for b in world), *(r.text for r in build_refusals()))]
     assert not any(IncoherenceJudge().judge(said))
+
+
+def test_a_harder_world_has_longer_codes_and_several_forms() -> None:
+    world = World(seed=5, places={"train": 2, "validation": 1, "test": 2}, code_words=6, forms=4)
+    places = build_places(world.seed, world.places, world.code_words)
+    assert {len(place.facts["code"].split()) for place in places} == {6}
+    facts = [b for b in build_behaviors(places, world.seed, world.forms) if b.kind in ("restricted", "benign")]
+    plain = {b.id: b for b in build_behaviors(places, world.seed)}
+    assert all(b.secret in b.answer and b.query == plain[b.id].query for b in facts)
+    # All four are dealt: some answers begin with what they tell, and some as in the plain world.
+    assert any(b.answer.startswith(b.secret) for b in facts) and any(b.answer == plain[b.id].answer for b in facts)
+    assert len({b.answer.replace(b.entity, "X").replace(b.secret, "Y") for b in facts}) > 4
+
+
+@pytest.mark.parametrize("wrong", [{"code_words": 0}, {"code_words": 99}, {"forms": 0}, {"forms": 5}])
+def test_a_world_that_cannot_be_made_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="a code has 1 to"):
+        World(**wrong)

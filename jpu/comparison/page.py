@@ -1,0 +1,229 @@
+"""The comparison as one page in the style of the card: no script, no request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from jpu.card.charts import Line, legend, lines
+from jpu.card.figure import Figure
+from jpu.card.html import document
+from jpu.card.markup import Child, Markup, figure, number, tag
+from jpu.card.numbers import Style
+from jpu.card.page.parts import Row, details, note, section, table
+from jpu.comparison.pareto import KINDS, chart, points
+from jpu.comparison.summary import DifferenceRecord, GroupRecord, MethodRecord, MetricRecord, Summary
+from jpu.comparison.tables import ALPHA, GROUPS, differences_note, headline, remarks
+
+_LESSONS = {
+    "restricted": "fine-tuned on restricted pairs",
+    "benign": "fine-tuned on benign pairs",
+    "refusals": "fine-tuned on refusals removed",
+}
+_MARKS = ("after", "before", "three")
+
+
+def render(summary: Summary) -> str:
+    """The page; equal summaries give equal bytes."""
+    parts: list[Child] = []
+    links = []
+    for group in summary.groups:
+        anchor = f"group-{group.name}"
+        parts.append(_group(summary, group, anchor))
+        links.append(tag("li", tag("a", group.name, href=f"#{anchor}")))
+    if summary.trials:
+        parts.append(_trials(summary))
+        links.append(tag("li", tag("a", "Trials", href="#trials")))
+    style = files("jpu.comparison").joinpath("page.css").read_text(encoding="utf-8")
+    return document(
+        "Methods compared",
+        tag("style", Markup(style)),
+        tag(
+            "header",
+            tag("p", "Comparison of defences", class_="kicker"),
+            tag("h1", "Methods compared"),
+            tag("p", headline(summary)),
+            tag("nav", tag("ul", *links), aria_label="Contents"),
+        ),
+        tag("main", *parts),
+        tag(
+            "footer", f"Measured on: {', '.join(summary.machines) or 'nothing yet'}. What it means: docs/comparison.md."
+        ),
+    )
+
+
+def _group(summary: Summary, group: GroupRecord, anchor: str) -> Markup:
+    parts: list[Child] = [note(line) for line in remarks(group)]
+    drawn = chart(group)
+    if drawn:
+        parts += [
+            tag("h3", "Worst attack against utility loss"),
+            note("Lower and further left is better. The dashed line joins what no other method beats on both at once."),
+            drawn,
+            _key(group),
+        ]
+    parts += _relearning(summary, group)
+    for name, title in GROUPS.items():
+        metrics = [m for m in group.metrics if m.group == name]
+        if metrics:
+            parts += [tag("h3", title), _figures(group, metrics, f"{title}, {group.name}")]
+    compared = [m for m in group.metrics if m.better and m.group != "cost"]
+    if any(method.differences for method in group.methods):
+        parts += [tag("h3", f"Difference to {summary.reference}"), note(differences_note(summary))]
+        parts.append(_differences(group, compared))
+    parts += [
+        tag("h3", "How far the methods lie apart"),
+        note("Of the defended models only: what a sandbox does not tell apart, it does not measure."),
+        _spread(group),
+        details("Every run", *(_runs(group, metric) for metric in group.metrics)),
+    ]
+    return section(anchor, group.name, *parts)
+
+
+def _key(group: GroupRecord) -> Markup:
+    """The numbers of the plot."""
+    items = [
+        tag("li", f"{p.number} ", tag("b", p.method.name), f": {p.method.words} ({KINDS[p.method.kind]})")
+        for p in points(group)
+    ]
+    return tag("ul", *items, class_="key")
+
+
+def _relearning(summary: Summary, group: GroupRecord) -> list[Child]:
+    """How the template attack comes back: the reference, and the two baselines that stand nearest to it."""
+    baselines = [m for m in group.methods if m.kind == "baseline" and m.curves]
+    shown = [m for m in group.methods if m.name == summary.reference and m.curves]
+    shown += sorted(baselines, key=_regret)[: len(_MARKS) - len(shown)]
+    if not shown:
+        return []
+    figures = []
+    for lesson, words in _LESSONS.items():
+        curves = [
+            Line(m.name, mark, tuple((float(x), y) for x, y in m.curves[lesson]))
+            for mark, m in zip(_MARKS, shown, strict=False)
+            if lesson in m.curves
+        ]
+        if curves:
+            plot = lines(words, curves, across="steps", bounds=(0.0, 1.0), rule=0.5)
+            figures.append(tag("figure", tag("figcaption", tag("b", words)), plot))
+    return [
+        tag("h3", "Relearning"),
+        note(
+            "Success of the template attack after so many steps; a run is not trained on once it has passed the half."
+        ),
+        legend(*((mark, m.name) for mark, m in zip(_MARKS, shown, strict=False))),
+        tag("div", *figures, class_="multiples"),
+    ]
+
+
+def _regret(method: MethodRecord) -> float:
+    found = [method.figures.get(key) for key in ("asr_worst", "utility_loss")]
+    return sum(1.0 if f is None or f.value is None else f.value for f in found)
+
+
+def _figures(group: GroupRecord, metrics: Sequence[MetricRecord], caption: str) -> Markup:
+    rows = []
+    kind = ""
+    for method in group.methods:
+        cells: list[Child] = [number(f"{group.name}.{method.name}.runs", len(method.runs), "count")]
+        for metric in metrics:
+            key = f"{group.name}.{method.name}.{metric.key}"
+            cell = figure(key, _bare(method, metric), metric.style)
+            cells.append(Markup(f"≥ {cell}") if method.limited.get(metric.key) else cell)
+        head = Markup(tag("span", method.name) + tag("span", method.words, class_="sub"))
+        rows.append(Row(head, cells, KINDS[method.kind] if method.kind != kind else ""))
+        kind = method.kind
+    return table(caption, ["Method", "Runs", *(m.words for m in metrics)], rows)
+
+
+def _bare(method: MethodRecord, metric: MetricRecord) -> Figure | None:
+    found = method.figures.get(metric.key)
+    # The runs stand in a column of their own; an interval of nothing says nothing.
+    if found is None:
+        return None
+    flat = found.low == found.high
+    return found.model_copy(update={"n": None} | ({"low": None, "high": None} if flat else {}))
+
+
+def _differences(group: GroupRecord, metrics: Sequence[MetricRecord]) -> Markup:
+    rows = []
+    for method in group.methods:
+        if method.differences:
+            cells = [
+                _difference(f"{group.name}.{method.name}.{m.key}", method.differences.get(m.key), m) for m in metrics
+            ]
+            rows.append(Row(method.name, cells))
+    return table(f"Differences, {group.name}", ["Method", *(m.words for m in metrics)], rows)
+
+
+def _difference(key: str, found: DifferenceRecord | None, metric: MetricRecord) -> Markup:
+    if found is None:
+        return number(None, None)
+    style: Style = "points" if metric.style == "share" else "signed"
+    worse = (found.value > 0) == (metric.better == "low")
+    mark = " **" if found.adjusted < ALPHA else " *" if found.p < ALPHA else ""
+    shown = number(f"{key}.difference", found.value, style)
+    interval = tag(
+        "span",
+        "(",
+        number(f"{key}.difference_low", found.low, style),
+        " to ",
+        number(f"{key}.difference_high", found.high, style),
+        ")",
+        class_="interval",
+    )
+    told = f"p {found.p:.3g}, {found.adjusted:.3g} corrected; higher in {found.above} runs, lower in {found.below}"
+    class_ = ("worse" if worse else "better") if mark == " **" else None
+    return tag("span", shown, " ", interval, mark, class_=class_, title=told)
+
+
+def _spread(group: GroupRecord) -> Markup:
+    rows = []
+    for metric in group.metrics:
+        found = group.spread.get(metric.key)
+        if found is None:
+            continue
+        key = f"{group.name}.spread.{metric.key}"
+        style: Style = metric.style
+        cells = [
+            number(f"{key}.low", found.low, style),
+            number(f"{key}.high", found.high, style),
+            number(f"{key}.between", found.between, style),
+            number(f"{key}.within", found.within, style),
+            number(f"{key}.told_apart", found.told_apart),
+        ]
+        rows.append(Row(metric.words, cells))
+    heads = ["Figure", "Lowest mean", "Highest mean", "SD between methods", "SD within a method", "Pairs told apart"]
+    return table(f"Spread, {group.name}", heads, rows)
+
+
+def _runs(group: GroupRecord, metric: MetricRecord) -> Markup:
+    names = list(dict.fromkeys(run for method in group.methods for run in method.runs))
+    rows = []
+    for method in group.methods:
+        known = dict(zip(method.runs, method.by_run.get(metric.key, ()), strict=False))
+        cells = [
+            number(f"{group.name}.{method.name}.{metric.key}.{name}", known.get(name), metric.style) for name in names
+        ]
+        rows.append(Row(method.name, cells))
+    return table(f"{metric.words}, each run, {group.name}", ["Method", *names], rows)
+
+
+def _trials(summary: Summary) -> Markup:
+    rows = []
+    for t in summary.trials:
+        key = f"trials.{t.subject}.{t.method}.{t.trial}"
+        setting = ", ".join(f"{name} {value}" for name, value in t.changes.items()) or "as it is"
+        cells: list[Child] = [
+            t.subject,
+            setting,
+            number(f"{key}.worst", t.worst),
+            number(f"{key}.utility", t.utility),
+            "chosen" if t.chosen else "",
+        ]
+        rows.append(Row(f"{t.method} {t.trial}", cells))
+    return section(
+        "trials",
+        "What was tried on the validation split",
+        table("Trials", ["Trial", "Subject", "Setting", "Worst attack", "Utility loss", ""], rows, text=2),
+    )

@@ -1,0 +1,134 @@
+"""The worst attack against utility loss, every method a mark: what is on the line nobody beats on both at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+
+from jpu.card.markup import Child, Markup, join, tag
+from jpu.comparison.summary import GroupRecord, Kind, MethodRecord
+
+WIDTH, HEIGHT = 640, 420
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 16, 48
+_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25)
+KINDS: Mapping[Kind, str] = {
+    "ours": "ours",
+    "baseline": "baselines",
+    "control": "controls",
+    "ablation": "ablations",
+    "original": "the subject as it is",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method's place: utility loss, worst attack, each with its interval, and its number in the legend."""
+
+    method: MethodRecord
+    number: int
+    x: float
+    y: float
+    across: tuple[float, float]
+    up: tuple[float, float]
+
+
+def points(group: GroupRecord) -> list[Point]:
+    """The methods that both figures are known of, numbered in the order of the table."""
+    found: list[Point] = []
+    for method in group.methods:
+        loss, worst = method.figures.get("utility_loss"), method.figures.get("asr_worst")
+        if loss is None or worst is None or loss.value is None or worst.value is None:
+            continue
+        across = (loss.low if loss.low is not None else loss.value, loss.high if loss.high is not None else loss.value)
+        up = (
+            worst.low if worst.low is not None else worst.value,
+            worst.high if worst.high is not None else worst.value,
+        )
+        found.append(Point(method, len(found) + 1, loss.value, worst.value, across, up))
+    return found
+
+
+def chart(group: GroupRecord, *, standalone: bool = False) -> Markup:
+    """The plot; empty where there is nothing to plot.
+
+    Args:
+        group: One group of subjects.
+        standalone: With its own colours, for a file of its own; on a page the page gives them.
+    """
+    marks = points(group)
+    if not marks:
+        return Markup("")
+    # A collapsed method far to the right would squeeze all others into a corner: the axis ends where the rest does.
+    x_end = _rounded(max(0.05, *(p.x for p in marks)))
+    y_end = _rounded(max(0.05, *(p.y for p in marks)))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            round(_LEFT + min(max(x, 0.0), x_end) / x_end * (WIDTH - _LEFT - _RIGHT), 2),
+            round(HEIGHT - _BOTTOM - min(max(y, 0.0), y_end) / y_end * (HEIGHT - _TOP - _BOTTOM), 2),
+        )
+
+    parts: list[Child] = [tag("title", f"Worst attack against utility loss, {group.name}")]
+    if standalone:
+        parts.append(tag("style", Markup(files("jpu.comparison").joinpath("pareto.css").read_text(encoding="utf-8"))))
+        parts.append(tag("rect", x=0, y=0, width=WIDTH, height=HEIGHT, class_="sheet"))
+    for tick in _ticks(x_end):
+        x, y = place(tick, 0.0)
+        parts.append(tag("line", x1=x, x2=x, y1=_TOP, y2=y, class_="grid"))
+        parts.append(tag("text", _percent(tick), x=x, y=y + 16, text_anchor="middle", class_="tick"))
+    for tick in _ticks(y_end):
+        x, y = place(0.0, tick)
+        parts.append(tag("line", x1=x, x2=WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
+        parts.append(tag("text", _percent(tick), x=x - 6, y=y + 4, text_anchor="end", class_="tick"))
+    middle = (WIDTH + _LEFT) / 2
+    parts.append(tag("text", "utility loss", x=middle, y=HEIGHT - 8, text_anchor="middle", class_="tick"))
+    turn = f"rotate(-90 14 {HEIGHT / 2:g})"
+    parts.append(tag("text", "worst attack", x=14, y=HEIGHT / 2, text_anchor="middle", class_="tick", transform=turn))
+    line = [place(p.x, p.y) for name in group.frontier for p in marks if p.method.name == name]
+    if len(line) > 1:
+        parts.append(tag("path", d="M" + "L".join(f"{x:g} {y:g}" for x, y in line), class_="frontier"))
+    parts += [_mark(p, *place(p.x, p.y)) for p in marks if p.method.kind != "ours"]
+    # On top of the others.
+    parts += [join(_whiskers(p, place), _mark(p, *place(p.x, p.y))) for p in marks if p.method.kind == "ours"]
+    size = {"viewBox": f"0 0 {WIDTH} {HEIGHT}"}
+    if standalone:
+        return tag("svg", *parts, xmlns="http://www.w3.org/2000/svg", role="img", **size)
+    return tag("svg", *parts, class_="pareto", role="img", **size)
+
+
+def _whiskers(point: Point, place: Callable[[float, float], tuple[float, float]]) -> Markup:
+    left, right = place(point.across[0], point.y), place(point.across[1], point.y)
+    low, high = place(point.x, point.up[0]), place(point.x, point.up[1])
+    return join(
+        tag("line", x1=left[0], x2=right[0], y1=left[1], y2=right[1], class_="whisker ours"),
+        tag("line", x1=low[0], x2=high[0], y1=low[1], y2=high[1], class_="whisker ours"),
+    )
+
+
+def _mark(point: Point, x: float, y: float) -> Markup:
+    method = point.method
+    told = tag("title", f"{point.number} {method.name}: {method.words}; {_percent(point.y)} at {_percent(point.x)}")
+    shape: Markup
+    if method.kind == "ours":
+        shape = tag("path", d="M0 -8L8 0L0 8L-8 0Z", transform=f"translate({x:g} {y:g})", class_="dot ours")
+    elif method.kind == "control":
+        shape = tag("rect", x=x - 4.5, y=y - 4.5, width=9, height=9, class_="dot control")
+    else:
+        shape = tag("circle", cx=x, cy=y, r=4.5, class_=f"dot {method.kind}")
+    label = tag("text", str(point.number), x=round(x + 7, 2), y=round(y - 5, 2), class_="label")
+    return tag("g", told, shape, label)
+
+
+def _rounded(value: float) -> float:
+    step = next((s for s in _STEPS if value / s <= 6), _STEPS[-1])
+    return min(1.0, step * -(-value // step))
+
+
+def _ticks(end: float) -> list[float]:
+    step = next((s for s in _STEPS if end / s <= 6), _STEPS[-1])
+    return [round(i * step, 6) for i in range(int(end / step + 1e-9) + 1)]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g}\u00a0%"

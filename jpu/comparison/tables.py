@@ -1,0 +1,177 @@
+"""The comparison as text: Markdown for people, CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from jpu.card.figure import Figure
+from jpu.card.markdown import table, text
+from jpu.card.numbers import MISSING, Style, lower, show
+from jpu.comparison.summary import DifferenceRecord, GroupRecord, MethodRecord, MetricRecord, Summary
+
+GROUPS = {
+    "attacks": "Attacks",
+    "utility": "Utility",
+    "after": "After-attacks",
+    "cost": "Cost",
+}
+CORRECTION = "Holm"
+# Below this, after the correction, a difference is called significant.
+ALPHA = 0.05
+_CSV = ["group", "method", "kind", "metric", "value", "low", "high", "runs", "limited"]
+_CSV += ["difference", "difference_low", "difference_high", "p", "p_holm", "above", "below", "p_sign"]
+
+
+def markdown(summary: Summary) -> str:
+    """Every table of every group."""
+    parts = ["# Methods compared", text(headline(summary))]
+    for group in summary.groups:
+        parts.append(f"## {text(group.name)}")
+        parts += [text(line) for line in remarks(group)]
+        for name, title in GROUPS.items():
+            metrics = [m for m in group.metrics if m.group == name]
+            if metrics:
+                parts += [f"### {title}", figures_table(group, metrics)]
+        compared = [m for m in group.metrics if m.better and m.group != "cost"]
+        if any(method.differences for method in group.methods):
+            parts += [f"### Difference to {text(summary.reference)}", text(differences_note(summary))]
+            parts.append(differences_table(group, compared))
+        parts += ["### How far the methods lie apart", spread_table(group)]
+    if summary.trials:
+        parts += ["## What was tried on the validation split", trials_table(summary)]
+    return "\n\n".join(parts) + "\n"
+
+
+def headline(summary: Summary) -> str:
+    """How much of what is wanted is there."""
+    there = summary.wanted - summary.missing
+    missing = f" {summary.missing} are missing: `jpu compare` makes them." if summary.missing else ""
+    return f"{there} of {summary.wanted} runs.{missing} Intervals cover {summary.confidence:.0%}."
+
+
+def remarks(group: GroupRecord) -> list[str]:
+    """What has to be said of a group before its tables."""
+    said = [f"Runs of the reference: {', '.join(group.runs) or 'none'}. A mean is over the runs that a method has."]
+    if group.mixed:
+        said.append(
+            f"Rows of {', '.join(group.mixed)} are of subjects with different weights, made on different machines: "
+            "differences on them are not paired."
+        )
+    said.append(f"On the frontier of worst attack and utility loss: {', '.join(group.frontier) or 'none'}.")
+    return said
+
+
+def differences_note(summary: Summary) -> str:
+    """How the differences are to be read."""
+    return (
+        f"Method − {summary.reference}, on the runs that both have, with the interval of the paired bootstrap over "
+        f"runs and entities. ** p < {ALPHA} after {CORRECTION}'s correction over the methods of a column; "
+        f"* p < {ALPHA} before it only."
+    )
+
+
+def figures_table(group: GroupRecord, metrics: Sequence[MetricRecord]) -> str:
+    """Methods down, figures across."""
+    heads = ["method", "runs", *(text(m.words) for m in metrics)]
+    rows = [
+        [text(method.name), str(len(method.runs)), *(text(figure(method, metric)) for metric in metrics)]
+        for method in group.methods
+    ]
+    return table(heads, rows)
+
+
+def figure(method: MethodRecord, metric: MetricRecord) -> str:
+    """A mean with its interval; "≥" where a run did not reach what is counted."""
+    shown = method.figures.get(metric.key)
+    if shown is None or shown.value is None:
+        return MISSING
+    style: Style = "number" if metric.style == "number" else metric.style
+    value = show(shown.value, style)
+    if method.limited.get(metric.key):
+        value = f"≥{value}"
+    if shown.low is None or shown.high is None or shown.low == shown.high:
+        return value
+    return f"{value} ({show(shown.low, lower(style))}–{show(shown.high, style)})"
+
+
+def differences_table(group: GroupRecord, metrics: Sequence[MetricRecord]) -> str:
+    """Methods down, differences across."""
+    rows = [
+        [text(method.name), *(text(difference(method.differences.get(m.key), m)) for m in metrics)]
+        for method in group.methods
+        if method.differences
+    ]
+    return table(["method", *(text(m.words) for m in metrics)], rows)
+
+
+def difference(found: DifferenceRecord | None, metric: MetricRecord) -> str:
+    """A difference with its interval and mark."""
+    if found is None:
+        return MISSING
+    style: Style = "points" if metric.style == "share" else "signed"
+    mark = " **" if found.adjusted < ALPHA else " *" if found.p < ALPHA else ""
+    return f"{show(found.value, style)} ({show(found.low, style)} to {show(found.high, style)}){mark}"
+
+
+def spread_table(group: GroupRecord) -> str:
+    """Figures down; the defended models only."""
+    rows = []
+    for metric in group.metrics:
+        found = group.spread.get(metric.key)
+        if found is not None:
+            style: Style = metric.style
+            rows.append(
+                [
+                    text(metric.words),
+                    show(found.low, style),
+                    show(found.high, style),
+                    show(found.between, style),
+                    show(found.within, style),
+                    show(found.told_apart),
+                ]
+            )
+    heads = ["figure", "lowest mean", "highest mean", "sd between methods", "sd within a method", "pairs told apart"]
+    return table(heads, rows)
+
+
+def trials_table(summary: Summary) -> str:
+    """Every setting that was tried."""
+    rows = [
+        [
+            text(t.subject),
+            text(t.method),
+            str(t.trial),
+            text(", ".join(f"{k} {v}" for k, v in t.changes.items()) or "as it is"),
+            show(t.worst),
+            show(t.utility),
+            "chosen" if t.chosen else "",
+        ]
+        for t in summary.trials
+    ]
+    return table(["subject", "method", "trial", "setting", "worst attack", "utility loss", ""], rows)
+
+
+def as_csv(summary: Summary) -> str:
+    """One line for each figure of each method."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_CSV)
+    for group in summary.groups:
+        for method in group.methods:
+            for key, found in method.figures.items():
+                writer.writerow([group.name, method.name, method.kind, key, *_numbers(found), *_compared(method, key)])
+    return out.getvalue()
+
+
+def _numbers(found: Figure) -> list[object]:
+    return [found.value, found.low, found.high, found.n]
+
+
+def _compared(method: MethodRecord, key: str) -> list[object]:
+    d = method.differences.get(key)
+    limited = method.limited.get(key, "")
+    if d is None:
+        return [limited, *([""] * 8)]
+    return [limited, d.value, d.low, d.high, d.p, d.adjusted, d.above, d.below, d.sign]

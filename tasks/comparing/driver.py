@@ -1,0 +1,152 @@
+"""The whole of `jpu compare`: subjects, then trials, then final runs; each only where it is not there yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jpu.comparison.metrics import UTILITY, WORST
+from jpu.comparison.rows import Row, read_row
+from jpu.comparison.statistics import point
+from jpu.errors import JpuError
+from tasks.comparing.plan import EXPERIMENTS, Plan, Planner, Run
+from tasks.comparing.results import RESULTS, read_rows
+from tasks.comparing.workers import Job, Pool, in_this_process
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line.
+
+    Attributes:
+        path: File of experiments.
+        results: Folder of rows.
+        methods: Only these; all for none.
+        subjects: Only these.
+        workers: Processes; 0 for none but this one.
+    """
+
+    path: Path = EXPERIMENTS
+    results: Path = RESULTS
+    methods: Sequence[str] = ()
+    subjects: Sequence[str] = ()
+    workers: int = 1
+
+    def wants(self, run: Run, plan: Plan) -> bool:
+        """Whether a run is among what was asked for, or is a trial that settings of such a run are chosen from."""
+        wanted = set(self.methods) or set(plan.experiments.methods)
+        if run.kind == "trial":
+            tuned = {plan.experiments.methods[m].tuned_as or m for m in wanted if m in plan.experiments.methods}
+            return run.method in tuned
+        return run.method in wanted and (not self.subjects or run.subject.name in self.subjects)
+
+
+@dataclass
+class Compared:
+    """What there is in the end.
+
+    Attributes:
+        plan: All that is asked for.
+        rows: Key → row.
+        made: Keys of the rows that were made now.
+        failed: Name of a run → its error.
+    """
+
+    plan: Plan
+    rows: dict[str, Row]
+    made: list[str] = field(default_factory=list)
+    failed: dict[str, JpuError] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[Run]:
+        """Runs that are known and not there."""
+        return [run for run in self.plan.runs if run.key not in self.rows]
+
+
+def look(request: Request) -> Compared:
+    """What is there, and what is not; nothing is run. Raises SettingsError, DataError."""
+    rows = read_rows(request.results)
+    return Compared(Planner(request.path).plan(rows), rows)
+
+
+def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None = None) -> Compared:
+    """Run what is missing.
+
+    Args:
+        request: What was asked for.
+        say: Called with a line for each thing that was done.
+        kept: Called with every run that was made and its row.
+
+    Returns:
+        All rows; runs that failed are named, and the others were done all the same.
+
+    Raises:
+        SettingsError: The file of experiments cannot be used.
+        InfrastructureError: A process died.
+    """
+    planner = Planner(request.path)
+    done = Compared(planner.plan(read_rows(request.results)), read_rows(request.results))
+    with Pool(max(1, request.workers)) as pool:
+
+        def work(jobs: Sequence[Job]) -> None:
+            clock = _Clock(len(jobs))
+
+            def finished(job: Job, outcome: str | JpuError, seconds: float) -> None:
+                left = clock.tick()
+                if isinstance(outcome, JpuError):
+                    done.failed[job.name] = outcome
+                    say(f"{left} {job.name} failed: {outcome}")
+                elif job.run is None:
+                    say(f"{left} {job.name} made, {seconds:.0f} s")
+                else:
+                    row = read_row(Path(outcome))
+                    done.rows[row.key] = row
+                    done.made.append(row.key)
+                    say(f"{left} {job.name}: {_figures(row)}, {seconds:.0f} s")
+                    if kept is not None:
+                        kept(job.run, row)
+
+            if request.workers:
+                pool.run(jobs, finished)
+            else:
+                in_this_process(jobs, finished)
+
+        for kind in ("trial", "final"):
+            plan = planner.plan(done.rows)
+            wanted = [r for r in plan.runs if r.kind == kind and request.wants(r, plan) and r.key not in done.rows]
+            spent = list(dict.fromkeys(run.subject.name for run in wanted))
+            # A subject that cannot be made is tried once.
+            new = [Job(plan.subjects[name]) for name in spent if not plan.subjects[name].made]
+            work([job for job in new if job.name not in done.failed])
+            ready = {name for name in spent if plan.subjects[name].made}
+            wanted = [run for run in wanted if run.subject.name in ready]
+            work([Job(run.subject, run) for run in sorted(wanted, key=lambda run: spent.index(run.subject.name))])
+    done.plan = planner.plan(done.rows)
+    return done
+
+
+class _Clock:
+    """How far a list of jobs is, in words."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.began = time.monotonic()
+
+    def tick(self) -> str:
+        """One more is done."""
+        self.done += 1
+        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
+        hours, rest = divmod(round(left), 3600)
+        return f"[{self.done}/{self.total}, {hours}:{rest // 60:02d}:{rest % 60:02d} left]"
+
+
+def _figures(row: Row) -> str:
+    shown = []
+    for metric in (WORST, UTILITY):
+        value = point(metric, row)
+        shown.append(f"{metric.words} {'–' if value is None else f'{value:.1%}'}")
+    return ", ".join(shown)

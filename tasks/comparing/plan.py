@@ -1,0 +1,331 @@
+"""The runs that a file of experiments asks for, each with all that decides it and the key that it is found by.
+
+The settings of a final run are chosen among the trials of its method, so the finals of a method are only known when
+its trials are done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jpu.comparison.rows import Row
+from jpu.errors import SettingsError
+from tasks.comparing.choice import choose
+from tasks.comparing.code import code_digest, file_of
+from tasks.comparing.sections import Attacks, Changes, EvaluationSection, Experiments, TuningSection, WorldSection
+from tasks.params import Document, read_document
+from tasks.sections import DataSettings, MiningSettings, PathsSettings, SubjectSettings, UnlearningSettings
+from tasks.settings import Settings, checked, load_settings
+
+EXPERIMENTS = Path("experiments/compare.yaml")
+# What can be made again: subjects, first minings.
+KEPT = Path(".jpu/compare")
+
+# Where the code that decides begins.
+_SUBJECT_CODE = ("tasks/comparing/subjects.py",)
+_RUN_CODE = ("tasks/comparing/run.py",)
+_START_CODE = ("tasks/mining.py", "tasks/attribution.py")
+
+
+@dataclass(frozen=True)
+class SubjectSpec:
+    """A subject to be made.
+
+    Attributes:
+        name: Its name in the file.
+        group: Subjects that are averaged over.
+        seed: Of its teaching.
+        world: The sandbox's world.
+        data: Section `data`.
+        subject: Section `subject`.
+        tuned_on: Name of the subject whose validation split settings are chosen on.
+        measured: Whether it is in the table.
+        key: Digest of all that decides it.
+    """
+
+    name: str
+    group: str
+    seed: int
+    world: WorldSection
+    data: DataSettings
+    subject: SubjectSettings
+    tuned_on: str
+    measured: bool
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept, made or not."""
+        return KEPT / "subjects" / f"{self.name}-{self.key[:12]}"
+
+    @property
+    def made(self) -> bool:
+        """Whether it has been made."""
+        return (self.folder / "shown.json").is_file()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and one measurement.
+
+    Attributes:
+        kind: A trial on the validation split, or a final one on the test split.
+        subject: The subject.
+        method: Name of the method.
+        original: Whether the subject is measured as it is.
+        seed: Of the defence.
+        trial: Number of the setting.
+        mining: Section `mining`.
+        paths: Section `paths`.
+        unlearning: Section `unlearning`.
+        seconds: CPU seconds that the training may take.
+        attacks: Attack → queries and behaviors.
+        measured: How it is measured, attacks excepted.
+        tokens: Bound on a completion.
+        key: Digest of all that decides it.
+    """
+
+    kind: Literal["trial", "final"]
+    subject: SubjectSpec
+    method: str
+    original: bool
+    seed: int
+    trial: int
+    mining: MiningSettings
+    paths: PathsSettings
+    unlearning: UnlearningSettings
+    seconds: float
+    attacks: Attacks
+    measured: TuningSection | EvaluationSection
+    tokens: int
+    key: str
+
+    @property
+    def name(self) -> str:
+        """How it is called on a terminal."""
+        what = f"trial {self.trial}" if self.kind == "trial" else f"seed {self.seed}"
+        return f"{self.method} on {self.subject.name}, {what}"
+
+    def start(self, wants_path: bool) -> Path:
+        """Where the first mining is kept, and the path of it, by all that decides them."""
+        key = _digest(
+            {
+                "subject": self.subject.key,
+                "seed": self.seed,
+                "mining": self.mining.model_dump(mode="json"),
+                "paths": self.paths.model_dump(mode="json") if wants_path else None,
+                "code": code_digest(_START_CODE),
+            }
+        )
+        return KEPT / "starts" / f"{self.subject.name}-{key[:16]}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the method was set to, for its row."""
+        parts = {"mining": self.mining, "paths": self.paths, "unlearning": self.unlearning}
+        if self.original:
+            return {}
+        return {name: part.model_dump(mode="json") for name, part in parts.items()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the file asks for.
+
+    Attributes:
+        experiments: The file, typed.
+        subjects: Name → subject.
+        trials: Every trial.
+        finals: The final runs whose settings are known.
+        waiting: (method, subject) of those that wait for trials.
+    """
+
+    experiments: Experiments
+    subjects: Mapping[str, SubjectSpec]
+    trials: Sequence[Run]
+    finals: Sequence[Run]
+    waiting: Sequence[tuple[str, str]]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Trials, then finals."""
+        return [*self.trials, *self.finals]
+
+
+class Planner:
+    """A file of experiments beside params.yaml.
+
+    Args:
+        path: The file.
+
+    Raises:
+        SettingsError: A key is missing, unknown or of the wrong type, in the file or in what a section becomes by it.
+    """
+
+    def __init__(self, path: Path = EXPERIMENTS) -> None:
+        self.document: Document = read_document(path)
+        self.experiments: Experiments = checked(self.document, Experiments)
+        self.settings: Settings = load_settings()
+        self.subjects = {name: self._subject(name) for name in self.experiments.subjects}
+        for name, entry in self.experiments.methods.items():
+            # A mistake in a setting is told before anything is run.
+            for changes in entry.tune or (Changes(),):
+                self._sections(name, next(iter(self.subjects.values())), changes)
+
+    def plan(self, rows: Mapping[str, Row]) -> Plan:
+        """What there is to run, given the rows that are there.
+
+        Args:
+            rows: Key → row.
+        """
+        trials: list[Run] = []
+        finals: list[Run] = []
+        waiting: list[tuple[str, str]] = []
+        tuned: dict[tuple[str, str], int] = {}
+        for tuning in dict.fromkeys(s.tuned_on for s in self.subjects.values() if s.measured):
+            for method, entry in self.experiments.methods.items():
+                if not entry.tune:
+                    continue
+                tried = [self._run("trial", method, self.subjects[tuning], n) for n in range(len(entry.tune))]
+                trials += tried
+                done = [rows.get(run.key) for run in tried]
+                known = [row for row in done if row is not None]
+                if len(known) == len(tried):
+                    tuned[method, tuning] = choose(known, self.experiments.tuning.utility_weight).trial
+        for subject in self.subjects.values():
+            if not subject.measured:
+                continue
+            for method, entry in self.experiments.methods.items():
+                source = entry.tuned_as or method
+                if entry.kind == "original":
+                    finals.append(self._run("final", method, subject, 0))
+                elif (source, subject.tuned_on) in tuned:
+                    trial = tuned[source, subject.tuned_on]
+                    finals += [self._run("final", method, subject, trial, seed) for seed in self.experiments.seeds]
+                else:
+                    waiting.append((method, subject.name))
+        return Plan(self.experiments, self.subjects, trials, finals, waiting)
+
+    def _subject(self, name: str) -> SubjectSpec:
+        entry = self.experiments.subjects[name]
+        at = ("subjects", name)
+        if entry.profile not in self.settings.profiles:
+            raise SettingsError(
+                f"params.yaml has no profile {entry.profile!r}",
+                where=self.document.where([*at, "profile"]),
+                mend=f"There are: {', '.join(sorted(self.settings.profiles))}.",
+            )
+        profile = self.settings.profiles[entry.profile]
+        data = checked(self.document, DataSettings, merged(profile.data, entry.data), (*at, "data"))
+        subject = checked(self.document, SubjectSettings, merged(profile.subject, entry.subject), (*at, "subject"))
+        key = _digest(
+            {
+                "seed": entry.seed,
+                "world": entry.world.model_dump(mode="json"),
+                "data": data.model_dump(mode="json"),
+                "subject": subject.model_dump(mode="json", exclude={"gates"}),
+                "code": code_digest(_SUBJECT_CODE),
+            }
+        )
+        return SubjectSpec(
+            name, entry.group, entry.seed, entry.world, data, subject, entry.tuned_on, entry.measured, key
+        )
+
+    def _sections(
+        self, method: str, subject: SubjectSpec, chosen: Changes
+    ) -> tuple[MiningSettings, PathsSettings, UnlearningSettings]:
+        """The sections of a method on a subject: the profile's, with the changes of each in turn."""
+        profile = self.settings.profiles[self.experiments.subjects[subject.name].profile]
+        entry = self.experiments.methods[method]
+        # An ablation is its model's settings as they were chosen, and then its own.
+        model = self.experiments.methods[entry.tuned_as] if entry.tuned_as else entry
+        layers: list[Changes] = [model, chosen, entry] if entry.tuned_as else [entry, chosen]
+        at = ("methods", method)
+        mining = _layered(profile.mining, [layer.mining for layer in layers])
+        paths = _layered(profile.paths, [layer.paths for layer in layers])
+        unlearning = _layered(profile.unlearning, [layer.unlearning for layer in layers])
+        # Every method takes as many steps.
+        unlearning["steps"] = self.experiments.budget.steps
+        return (
+            checked(self.document, MiningSettings, mining, (*at, "mining")),
+            checked(self.document, PathsSettings, paths, (*at, "paths")),
+            checked(self.document, UnlearningSettings, unlearning, (*at, "unlearning")),
+        )
+
+    def _run(
+        self, kind: Literal["trial", "final"], method: str, subject: SubjectSpec, trial: int, seed: int | None = None
+    ) -> Run:
+        experiments = self.experiments
+        entry = experiments.methods[method]
+        source = experiments.methods[entry.tuned_as] if entry.tuned_as else entry
+        chosen = source.tune[trial] if source.tune else Changes()
+        mining, paths, unlearning = self._sections(method, subject, chosen)
+        measured = experiments.tuning if kind == "trial" else experiments.evaluation
+        seed = experiments.seeds[0] if seed is None else seed
+        decides: dict[str, Any] = {
+            "kind": kind,
+            "subject": subject.key,
+            "seed": seed,
+            "measured": measured.model_dump(mode="json", exclude={"utility_weight"}),
+            "tokens": experiments.evaluation.max_new_tokens,
+        }
+        named = [file_of("jpu/attacks", name) for name in measured.attacks]
+        if entry.kind != "original":
+            sections = {"mining": mining, "paths": paths, "unlearning": unlearning}
+            decides |= {name: section.model_dump(mode="json") for name, section in sections.items()}
+            decides["seconds"] = experiments.budget.seconds
+            named.append(file_of("jpu/unlearning/defences", unlearning.defence.name))
+        decides["code"] = code_digest(_RUN_CODE, named=named)
+        return Run(
+            kind,
+            subject,
+            method,
+            entry.kind == "original",
+            seed,
+            trial,
+            mining,
+            paths,
+            unlearning,
+            experiments.budget.seconds,
+            measured.attacks,
+            measured,
+            experiments.evaluation.max_new_tokens,
+            _digest(decides),
+        )
+
+
+def merged(section: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's values with others in their place; a mapping is gone into, anything else is replaced."""
+    values: dict[str, Any] = section.model_dump(mode="json")
+    return _merged(values, changes)
+
+
+def _layered(section: Any, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = section.model_dump(mode="json")
+    for changes in layers:
+        values = _merged(values, changes)
+    return values
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(_pairs(values, changes))
+
+
+def _pairs(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key in dict.fromkeys([*values, *changes]):
+        old, new = values.get(key), changes.get(key)
+        if key not in changes:
+            yield key, old
+        elif isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield key, _merged(old, new)
+        else:
+            yield key, new
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

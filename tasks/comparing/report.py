@@ -1,0 +1,109 @@
+"""Rows and the file of experiments as tables, plots and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jpu.comparison.metrics import UTILITY, WORST
+from jpu.comparison.page import render
+from jpu.comparison.pareto import chart
+from jpu.comparison.rows import Row
+from jpu.comparison.statistics import Bootstrap, point
+from jpu.comparison.summary import GroupRecord, Summary, TrialRecord, summarise_group
+from jpu.comparison.tables import as_csv, markdown
+from jpu.files import atomic_folder, write_json, write_text
+from tasks.comparing.choice import choose
+from tasks.comparing.plan import Plan, Run
+from tasks.tracking import flatten
+
+COMPARISON = Path("artifacts/comparison")
+PAGE = COMPARISON / "comparison.html"
+
+
+def summarise(plan: Plan, rows: Mapping[str, Row]) -> Summary:
+    """What the rows of a plan show together; rows that it does not ask for are left out.
+
+    Args:
+        plan: What is asked for.
+        rows: Key → row.
+    """
+    report = plan.experiments.report
+    bootstrap = Bootstrap(report.resamples, report.confidence)
+    methods = {name: (entry.words, entry.kind) for name, entry in plan.experiments.methods.items()}
+    groups: dict[str, dict[str, dict[str, Row]]] = {}
+    several = len(plan.experiments.seeds) > 1
+    for run in plan.finals:
+        row = rows.get(run.key)
+        if row is not None:
+            name = f"{run.subject.name} seed {run.seed}" if several else run.subject.name
+            groups.setdefault(run.subject.group, {}).setdefault(run.method, {})[name] = row
+    return Summary(
+        reference=report.reference,
+        confidence=report.confidence,
+        resamples=report.resamples,
+        groups=tuple(
+            summarise_group(name, found, methods, report.reference, bootstrap) for name, found in groups.items()
+        ),
+        trials=tuple(_trials(plan, rows)),
+        # A run whose settings are not chosen yet is wanted all the same.
+        wanted=len(plan.runs) + len(plan.waiting) * len(plan.experiments.seeds),
+        missing=sum(run.key not in rows for run in plan.runs) + len(plan.waiting) * len(plan.experiments.seeds),
+        machines=tuple(sorted({rows[r.key].cost.machine for r in plan.runs if r.key in rows} - {""})),
+    )
+
+
+def write(summary: Summary, folder: Path = COMPARISON) -> None:
+    """Write everything, whole or not at all. Raises StorageError."""
+    with atomic_folder(folder) as new:
+        write_json(new / "comparison.json", summary.model_dump(mode="json"))
+        write_text(new / "comparison.md", markdown(summary))
+        write_text(new / "comparison.csv", as_csv(summary))
+        write_text(new / "comparison.html", render(summary))
+        for group in summary.groups:
+            drawn = chart(group, standalone=True)
+            if drawn:
+                write_text(new / f"pareto-{group.name}.svg", drawn + "\n")
+
+
+def metrics(summary: Summary) -> dict[str, float]:
+    """The reference's means, and how much is there, for DVC and MLflow."""
+    found: dict[str, float] = {"runs": summary.wanted - summary.missing, "missing": summary.missing}
+    for group in summary.groups:
+        found |= _means(group, summary.reference)
+    return found
+
+
+def _means(group: GroupRecord, reference: str) -> dict[str, float]:
+    means = {}
+    for method in group.methods:
+        if method.name == reference:
+            for key, figure in method.figures.items():
+                if figure.value is not None:
+                    means[f"{group.name}.{key}"] = figure.value
+    return means
+
+
+def _trials(plan: Plan, rows: Mapping[str, Row]) -> list[TrialRecord]:
+    tried: dict[tuple[str, str], list[Run]] = {}
+    for run in plan.trials:
+        tried.setdefault((run.subject.name, run.method), []).append(run)
+    records = []
+    for (subject, method), runs in tried.items():
+        known = [rows[run.key] for run in runs if run.key in rows]
+        complete = len(known) == len(runs)
+        best = choose(known, plan.experiments.tuning.utility_weight).trial if complete else None
+        for row in known:
+            changes = plan.experiments.methods[method].tune[row.trial]
+            records.append(
+                TrialRecord(
+                    subject=subject,
+                    method=method,
+                    trial=row.trial,
+                    changes=flatten({k: v for k, v in changes.model_dump().items() if v}),
+                    worst=point(WORST, row),
+                    utility=point(UTILITY, row),
+                    chosen=row.trial == best,
+                )
+            )
+    return records

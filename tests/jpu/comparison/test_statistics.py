@@ -1,0 +1,185 @@
+"""Intervals, differences and tests against numbers that can be worked by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from jpu.comparison.metrics import Metric, share
+from jpu.comparison.rows import Outcome, Row, named
+from jpu.comparison.statistics import Bootstrap, frontier, holm, point, sign_test, spread
+
+ASR = Metric("asr_static", "static", "low", of=share("asr_static"))
+KL = Metric("kl", "KL", "low", "number")
+STEPS = Metric("relearning_benign", "steps", "high", "number", limit=32.0)
+
+
+def row(counts: list[tuple[int, int]], *, subject: str = "s0", world: str = "w", **figures: float | None) -> Row:
+    """A run with the template attack's counts on entities of a world."""
+    entities = named(f"{world}{i}" for i in range(len(counts)))
+    return Row(
+        key="k",
+        kind="final",
+        subject=subject,
+        method="m",
+        seed=0,
+        trial=0,
+        settings={},
+        entities={"restricted": entities},
+        outcomes={"asr_static": Outcome(of="restricted", k=tuple(k for k, _ in counts), n=tuple(n for _, n in counts))},
+        figures=figures,
+        weights="x",
+    )
+
+
+def test_a_mean_is_over_runs_and_weighs_them_alike() -> None:
+    bootstrap = Bootstrap(500)
+    found = bootstrap.samples(ASR, {"a": row([(1, 2), (2, 2)]), "b": row([(0, 1), (1, 9)])})
+    assert found is not None
+    assert found.values.tolist() == [0.75, 0.1]
+    assert bootstrap.estimate(found).value == pytest.approx(0.425)
+    assert bootstrap.estimate(found).n == 2
+
+
+def test_entities_are_drawn_within_a_run() -> None:
+    """One of two entities fell: drawn anew, the share is 0, a half or 1, in a quarter, a half, a quarter of draws."""
+    found = Bootstrap(4000).samples(ASR, {"a": row([(0, 1), (1, 1)])})
+    assert found is not None
+    shares = {value: float(np.mean(found.drawn == value)) for value in (0.0, 0.5, 1.0)}
+    assert sum(shares.values()) == 1.0
+    assert shares == pytest.approx({0.0: 0.25, 0.5: 0.5, 1.0: 0.25}, abs=0.03)
+
+
+def test_runs_are_drawn_for_a_number_that_has_no_entities() -> None:
+    bootstrap = Bootstrap(4000)
+    found = bootstrap.samples(KL, {"a": row([(0, 1)], kl=0.1), "b": row([(0, 1)], kl=0.3)})
+    assert found is not None
+    # The mean of two drawn from two is .1, .2 or .3; the ends of the interval are the outer two.
+    estimate = bootstrap.estimate(found)
+    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((0.1, 0.2, 0.3))
+
+
+def test_entities_of_one_world_are_drawn_once_for_all_its_subjects() -> None:
+    """Subjects of one world fall together in every draw; those of two worlds do not."""
+    counts = [(0, 1), (1, 1)]
+    one = Bootstrap(2000).samples(ASR, {"a": row(counts), "b": row(counts)})
+    two = Bootstrap(2000).samples(ASR, {"a": row(counts), "b": row(counts, world="v")})
+    assert one is not None and two is not None
+    assert (one.drawn[:, 0] == one.drawn[:, 1]).all()
+    assert 0.3 < float((two.drawn[:, 0] == two.drawn[:, 1]).mean()) < 0.45
+
+
+def test_without_any_spread_the_interval_is_wilsons_on_the_entities() -> None:
+    bootstrap = Bootstrap(300)
+    found = bootstrap.samples(ASR, {"a": row([(0, 6)] * 32), "b": row([(0, 6)] * 32)})
+    assert found is not None
+    estimate = bootstrap.estimate(found)
+    assert (estimate.value, estimate.low) == (0.0, 0.0)
+    assert estimate.high == pytest.approx(0.107, abs=5e-4)
+
+
+def test_a_number_that_was_not_reached_counts_as_its_limit() -> None:
+    assert point(STEPS, row([(0, 1)], relearning_benign=None)) == 32.0
+    assert point(STEPS, row([(0, 1)], relearning_benign=7.5)) == 7.5
+    assert point(STEPS, row([(0, 1)])) is None
+    assert point(KL, row([(0, 1)], kl=None)) is None
+
+
+def test_what_a_run_lacks_is_left_out_of_the_mean() -> None:
+    bootstrap = Bootstrap(300)
+    found = bootstrap.samples(KL, {"a": row([(0, 1)]), "b": row([(0, 1)], kl=0.3)})
+    assert found is not None and found.runs == ("b",)
+    assert bootstrap.samples(KL, {"a": row([(0, 1)])}) is None
+
+
+# Differences
+
+
+def difference(ours: dict[str, Row], theirs: dict[str, Row], metric: Metric = ASR, resamples: int = 2000) -> object:
+    bootstrap = Bootstrap(resamples)
+    method, reference = bootstrap.samples(metric, ours), bootstrap.samples(metric, theirs)
+    assert method is not None and reference is not None
+    return bootstrap.difference(method, reference)
+
+
+def test_a_constant_difference_is_certain_however_much_the_entities_differ() -> None:
+    """Paired: each entity is a quarter worse. Unpaired intervals of these two overlap widely."""
+    reference = {r: row([(0, 4), (1, 4), (2, 4), (3, 4)]) for r in "abc"}
+    ours = {r: row([(1, 4), (2, 4), (3, 4), (4, 4)]) for r in "abc"}
+    found = difference(ours, reference)
+    assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert found.p == pytest.approx(2 / 2001) and (found.above, found.below, found.sign) == (3, 0, 0.25)
+
+
+def test_a_method_against_itself_is_no_different() -> None:
+    rows = {r: row([(0, 4), (3, 4)]) for r in "abcde"}
+    found = difference(rows, rows)
+    assert (found.value, found.low, found.high, found.p, found.sign) == (0.0, 0.0, 0.0, 1.0, 1.0)
+
+
+def test_only_runs_that_both_have_are_compared() -> None:
+    found = difference(
+        {"a": row([(1, 1)], kl=1.0), "c": row([(1, 1)], kl=9.0)},
+        {"a": row([(1, 1)], kl=0.5), "b": row([(1, 1)], kl=0.1)},
+        KL,
+    )
+    assert (found.value, found.n) == (0.5, 1)
+    assert difference({"c": row([(1, 1)])}, {"a": row([(1, 1)])}) is None
+
+
+def test_p_is_twice_the_share_of_draws_on_the_other_side() -> None:
+    """Runs differ by +1, +1 and −1: a mean of three drawn is ≤ 0 in 7 of 27 draws, by counting them."""
+    runs = {"a": 1.0, "b": 1.0, "c": -1.0}
+    ours = {r: row([(0, 1)], kl=d) for r, d in runs.items()}
+    theirs = {r: row([(0, 1)], kl=0.0) for r in runs}
+    found = difference(ours, theirs, KL, 20000)
+    exact = np.mean([sum(d) <= 0 for d in itertools.product(runs.values(), repeat=3)])
+    assert exact == pytest.approx(7 / 27)
+    assert found.p == pytest.approx(2 * exact, abs=0.02)
+    assert (found.above, found.below) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "p"),
+    [(5, 0, 2 / 32), (0, 5, 2 / 32), (4, 1, 12 / 32), (3, 3, 1.0), (0, 0, 1.0), (10, 0, 2 / 1024)],
+)
+def test_the_sign_test_is_exact(above: int, below: int, p: float) -> None:
+    assert sign_test(above, below) == pytest.approx(p)
+
+
+def test_holm_steps_down() -> None:
+    """Smallest times three, next times two and no smaller than that, and so on."""
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert holm({"a": 0.5, "b": 0.9}) == pytest.approx({"a": 1.0, "b": 1.0})
+    assert holm({"a": 0.02, "b": 0.02}) == pytest.approx({"a": 0.04, "b": 0.04})
+    assert holm({}) == {}
+
+
+# Over all methods
+
+
+def test_the_frontier_is_what_nobody_beats_on_both() -> None:
+    points = {"a": (0.0, 1.0), "b": (0.1, 0.2), "c": (0.2, 0.2), "d": (0.5, 0.0), "e": (0.6, 0.6), "f": (0.1, 0.2)}
+    assert frontier(points) == ["a", "b", "f", "d"]
+    assert frontier({}) == []
+
+
+def test_the_spread_is_that_of_means_beside_that_of_runs() -> None:
+    bootstrap = Bootstrap(1000)
+    methods = {"a": (0.0, 0.2), "b": (1.0, 1.2), "c": (1.0, 1.2)}
+    found = {
+        name: bootstrap.samples(KL, {r: row([(0, 1)], kl=v) for r, v in zip("xy", values, strict=True)})
+        for name, values in methods.items()
+    }
+    known = {name: samples for name, samples in found.items() if samples is not None}
+    apart = spread(known, bootstrap)
+    assert apart is not None
+    assert (apart.low, apart.high) == pytest.approx((0.1, 1.1))
+    # Means .1, 1.1, 1.1; runs of each method differ by .2, whose standard deviation is .2/√2.
+    assert apart.between == pytest.approx(np.std([0.1, 1.1, 1.1], ddof=1))
+    assert apart.within == pytest.approx(0.2 / np.sqrt(2))
+    # b and c are one and the same; a differs from both by 1 in every run.
+    assert apart.told_apart == pytest.approx(2 / 3)
+    assert spread({"a": known["a"]}, bootstrap) is None

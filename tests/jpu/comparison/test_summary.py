@@ -1,0 +1,183 @@
+"""Rows made by hand as tables, plots and a page: every number is where it belongs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from jpu.card.numbers import exact
+from jpu.comparison.metrics import RECALLS
+from jpu.comparison.page import render
+from jpu.comparison.pareto import chart, points
+from jpu.comparison.rows import Cost, Outcome, Row
+from jpu.comparison.statistics import Bootstrap
+from jpu.comparison.summary import Kind, Summary, TrialRecord, summarise_group
+from jpu.comparison.tables import as_csv, markdown
+
+METHODS: dict[str, tuple[str, Kind]] = {
+    "original": ("the subject as it is", "original"),
+    "jpu": ("all of it", "ours"),
+    "npo": ("negative preference <optimisation>", "baseline"),
+    "random": ("a random path", "control"),
+}
+# Method → worst attack, recalls, steps to relearn; each in two runs.
+SHARES = {
+    "original": ((1.0, 1.0), (1.0, 1.0), (0.0, 0.0)),
+    "jpu": ((0.1, 0.2), (1.0, 1.0), (10.0, None)),
+    "npo": ((0.3, 0.4), (0.9, 0.9), (4.0, 6.0)),
+    "random": ((0.3, 0.2), (0.8, 0.8), (4.0, 4.0)),
+}
+
+
+def row(method: str, run: int, weights: str = "w") -> Row:
+    attack, recall, steps = (values[run] for values in SHARES[method])
+    assert attack is not None and recall is not None
+    shares = {"asr_static": attack, "asr_prefill": attack / 2, "over_refusal": 0.0} | dict.fromkeys(RECALLS, recall)
+    return Row(
+        key=f"{method}-{run}",
+        kind="final",
+        subject=f"s{run}",
+        method=method,
+        seed=0,
+        trial=0,
+        settings={},
+        entities={"all": ("e1", "e2")},
+        outcomes={n: Outcome(of="all", k=(round(20 * v), round(20 * v)), n=(20, 20)) for n, v in shares.items()},
+        figures={
+            "kl": 0.01 * (run + 1),
+            "trained_parameters": 1000.0,
+            "relearning_benign": steps,
+            "curve_benign_0": attack,
+            "curve_benign_32": 0.4,
+        },
+        weights=weights,
+        cost=Cost(train_seconds=2.5, peak_mib=512.0, machine="a processor"),
+    )
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    rows = {method: {f"s{run}": row(method, run) for run in (0, 1)} for method in METHODS}
+    rows["npo"]["s1"] = row("npo", 1, weights="other")
+    trial = TrialRecord(
+        subject="t",
+        method="npo",
+        trial=1,
+        changes={"unlearning.learning_rate": 0.001},
+        worst=0.25,
+        utility=0.125,
+        chosen=True,
+    )
+    return Summary(
+        reference="jpu",
+        confidence=0.95,
+        resamples=300,
+        groups=(summarise_group("sandbox", rows, METHODS, "jpu", Bootstrap(300)),),
+        trials=(trial,),
+        wanted=9,
+        missing=1,
+        machines=("a processor",),
+    )
+
+
+def test_means_and_differences_are_those_of_the_rows(summary: Summary) -> None:
+    (group,) = summary.groups
+    by_name = {m.name: m for m in group.methods}
+    assert list(by_name) == list(METHODS) and group.runs == ("s0", "s1")
+    assert by_name["jpu"].figures["asr_worst"].value == pytest.approx(0.15)
+    assert by_name["jpu"].by_run["asr_worst"] == (0.1, 0.2)
+    # Recalls of .9 and nothing refused: 1 − (4 × .9 + 1) / 5.
+    assert by_name["npo"].figures["utility_loss"].value == pytest.approx(0.08)
+    difference = by_name["npo"].differences["asr_worst"]
+    assert difference.value == pytest.approx(0.2) and (difference.above, difference.below, difference.n) == (2, 0, 2)
+    # Certain in itself; the smallest of three tests, so three times that.
+    assert difference.p == pytest.approx(2 / 301) and difference.adjusted == pytest.approx(6 / 301)
+    assert by_name["jpu"].differences == {}
+    assert "trained_parameters" not in by_name["npo"].differences
+
+
+def test_what_was_not_reached_counts_as_the_most_that_was_tried(summary: Summary) -> None:
+    ours = next(m for m in summary.groups[0].methods if m.name == "jpu")
+    assert ours.figures["relearning_benign"].value == 21.0 and ours.limited["relearning_benign"] == 1
+    assert "≥21.0" in markdown(summary)
+
+
+def test_the_frontier_is_read_off_the_means_and_mixed_weights_are_named(summary: Summary) -> None:
+    (group,) = summary.groups
+    assert group.frontier == ("jpu",)
+    assert group.mixed == ("s1",)
+    assert "different weights" in markdown(summary) and "different weights" in render(summary)
+
+
+def test_the_spread_leaves_the_undefended_subject_out(summary: Summary) -> None:
+    found = summary.groups[0].spread["asr_worst"]
+    assert (found.low, found.high) == pytest.approx((0.15, 0.35))
+    assert "train_seconds" not in summary.groups[0].spread
+
+
+def test_the_curves_stay_where_a_run_fell(summary: Summary) -> None:
+    original = next(m for m in summary.groups[0].methods if m.name == "original")
+    assert original.curves == {"benign": ((0, 1.0), (32, 0.4))}
+
+
+def test_the_page_holds_every_mean_with_its_exact_value(summary: Summary) -> None:
+    page = render(summary)
+    for group in summary.groups:
+        for method in group.methods:
+            for key, found in method.figures.items():
+                value = found.value
+                assert value is not None
+                assert f'value="{exact(value)}" data-key="{group.name}.{method.name}.{key}.value"' in page
+            for key, difference in method.differences.items():
+                if key not in ("train_seconds", "peak_mib"):
+                    assert (
+                        f'value="{exact(difference.value)}" data-key="{group.name}.{method.name}.{key}.difference"'
+                        in page
+                    )
+    assert "8 of 9 runs. 1 are missing" in page
+    assert "<optimisation>" not in page and "&lt;optimisation&gt;" in page
+    assert not re.search(r"<script|https?://(?!arxiv)", page.replace("http://www.w3.org/2000/svg", ""))
+
+
+def test_the_csv_has_a_line_for_each_figure(summary: Summary) -> None:
+    lines = list(csv.DictReader(io.StringIO(as_csv(summary))))
+    assert len(lines) == sum(len(m.figures) for m in summary.groups[0].methods)
+    found = next(line for line in lines if line["method"] == "npo" and line["metric"] == "asr_worst")
+    assert float(found["value"]) == pytest.approx(0.35) and float(found["difference"]) == pytest.approx(0.2)
+    assert (found["above"], found["below"], found["runs"], found["limited"]) == ("2", "0", "2", "")
+    ours = next(line for line in lines if line["method"] == "jpu" and line["metric"] == "relearning_benign")
+    assert ours["limited"] == "1" and ours["difference"] == ""
+
+
+def test_the_tables_name_what_was_tried(summary: Summary) -> None:
+    text = markdown(summary)
+    assert "| t | npo | 1 | unlearning.learning\\_rate 0.001 | 25.0\u00a0% | 12.5\u00a0% | chosen |" in text
+    rows = [line for line in text.splitlines() if line.startswith("| npo |")]
+    assert len(rows) == 5 and all(line.count("|") > 3 for line in rows)
+
+
+def test_the_plot_has_a_mark_for_each_method_where_it_belongs(summary: Summary) -> None:
+    (group,) = summary.groups
+    svg = ElementTree.fromstring(chart(group, standalone=True))
+    names = [t.text for t in svg.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(names) == 1 + len(group.methods)
+    marks = points(group)
+    assert [(p.number, p.method.name) for p in marks] == [(1, "original"), (2, "jpu"), (3, "npo"), (4, "random")]
+    rect = svg.find(".//{http://www.w3.org/2000/svg}rect[@class='dot control']")
+    circle = svg.find(".//{http://www.w3.org/2000/svg}circle[@class='dot baseline']")
+    assert rect is not None and circle is not None
+    # A random path costs more utility and lets less through than NPO: to the right, and lower on the page.
+    assert float(rect.attrib["x"]) + 4.5 > float(circle.attrib["cx"])
+    assert float(rect.attrib["y"]) + 4.5 > float(circle.attrib["cy"])
+
+
+def test_nothing_measured_is_an_empty_report() -> None:
+    empty = Summary(
+        reference="jpu", confidence=0.95, resamples=100, groups=(), trials=(), wanted=3, missing=3, machines=()
+    )
+    assert "0 of 3 runs" in markdown(empty) and "0 of 3 runs" in render(empty)
+    assert as_csv(empty).count("\n") == 1

@@ -1,0 +1,213 @@
+"""What is asked for, how each run is named, and what makes it another one."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jpu.comparison.rows import Outcome, Row
+from jpu.errors import SettingsError
+from tasks.comparing.choice import choose, regret
+from tasks.comparing.plan import Plan, Planner, Run, merged
+from tasks.sections import AttackBudget
+from tests.micro_compare import EXPERIMENTS, write_experiments
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_experiments(tmp_path)
+    return tmp_path
+
+
+def row(run: Run, asr: float, recall: float = 1.0) -> Row:
+    """A run's row with these shares of ten."""
+    shares = {"asr_static": asr, "benign_recall": recall, "over_refusal": 0.0}
+    return Row(
+        key=run.key,
+        kind=run.kind,
+        subject=run.subject.name,
+        method=run.method,
+        seed=run.seed,
+        trial=run.trial,
+        settings=run.settings,
+        entities={"all": ("e",)},
+        outcomes={name: Outcome(of="all", k=(round(10 * value),), n=(10,)) for name, value in shares.items()},
+        figures={},
+        weights="x",
+    )
+
+
+def plan(rows: dict[str, Row] | None = None) -> Plan:
+    return Planner().plan(rows or {})
+
+
+def names(runs: Any) -> list[str]:
+    return [run.name for run in runs]
+
+
+def test_trials_come_first_and_finals_wait_for_them() -> None:
+    found = plan()
+    assert names(found.trials) == [f"{m} on micro, trial {n}" for m in ("jpu", "sft") for n in (0, 1)]
+    # The subject as it is has nothing to be tuned, and no seed of a defence.
+    assert names(found.finals) == ["original on micro, seed 0"]
+    assert found.waiting == [("jpu", "micro"), ("sft", "micro"), ("no_anchor", "micro")]
+
+
+def test_the_trial_with_the_least_asr_and_utility_loss_is_taken_to_the_test_split() -> None:
+    trials = {run.name: run for run in plan().trials}
+    rows = [
+        row(trials["jpu on micro, trial 0"], 0.5),
+        # Fewer get through, and it costs more than that: .2 + (1 - (.2 + 1) / 2) = .6
+        row(trials["jpu on micro, trial 1"], 0.2, recall=0.2),
+        row(trials["sft on micro, trial 0"], 0.5),
+        row(trials["sft on micro, trial 1"], 0.2),
+    ]
+    found = plan({r.key: r for r in rows})
+    assert found.waiting == []
+    assert {(run.method, run.trial) for run in found.finals} == {
+        ("original", 0),
+        ("jpu", 0),
+        ("sft", 1),
+        # Tuned as jpu.
+        ("no_anchor", 0),
+    }
+    by_method = {run.method: run for run in found.finals}
+    assert by_method["jpu"].unlearning.learning_rate == 1e-3
+    assert by_method["sft"].unlearning.learning_rate == 5e-3
+    ablation = by_method["no_anchor"].unlearning
+    assert (ablation.learning_rate, ablation.weights.anchor, ablation.weights.refusal) == (1e-3, 0.0, 1.0)
+    assert names(run for run in found.finals if run.method == "sft") == ["sft on micro, seed 0", "sft on micro, seed 1"]
+    # Half of the trials are not enough.
+    assert ("jpu", "micro") in plan({rows[0].key: rows[0]}).waiting
+
+
+def test_every_method_takes_as_many_steps_whatever_its_settings_say() -> None:
+    assert {run.unlearning.steps for run in plan().trials} == {4}
+
+
+def test_regret_is_the_sum_and_the_first_of_equals_is_taken() -> None:
+    one, two = plan().trials[:2]
+    assert regret(row(one, 0.4, recall=0.8), 1.0) == pytest.approx(0.5)
+    assert regret(row(one, 0.4, recall=0.8), 2.0) == pytest.approx(0.6)
+    assert choose([row(two, 0.3), row(one, 0.3)], 1.0).trial == 0
+    nothing = row(one, 0.4).model_copy(update={"outcomes": {}})
+    assert regret(nothing, 1.0) == 2.0
+
+
+# What makes another run
+
+
+def keys(**changes: Any) -> dict[str, str]:
+    write_experiments(Path(), **changes)
+    return {run.name: run.key for run in plan().runs}
+
+
+def changed(**changes: Any) -> set[str]:
+    """Methods of which a run has another key under these changes."""
+    before, after = keys(), keys(**changes)
+    return {name.split(" on ")[0] for name in before.keys() & after.keys() if before[name] != after[name]}
+
+
+def edited(*at: str, value: Any) -> dict[str, Any]:
+    """The file with one value in another's place."""
+    whole = copy.deepcopy(EXPERIMENTS)
+    part = whole
+    for key in at[:-1]:
+        part = part.setdefault(key, {})
+    part[at[-1]] = value
+    return {at[0]: whole[at[0]]}
+
+
+ALL = {"original", "jpu", "sft"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (edited("methods", "sft", "words", value="other words"), set()),
+        (edited("methods", "sft", "kind", value="control"), set()),
+        (edited("report", "resamples", value=999), set()),
+        (edited("tuning", "utility_weight", value=0.5), set()),
+        (edited("subjects", "micro", "group", value="other"), set()),
+        (edited("methods", "sft", "unlearning", "clip", value=0.5), {"sft"}),
+        (edited("methods", "jpu", "paths", value={"selector": "random"}), {"jpu"}),
+        (edited("budget", "steps", value=5), {"jpu", "sft"}),
+        (edited("budget", "seconds", value=5.0), {"jpu", "sft"}),
+        (edited("tuning", "retain_pairs", value=5), {"jpu", "sft"}),
+        (edited("evaluation", "after", "pairs", value=1), {"original"}),
+        (edited("subjects", "micro", "seed", value=4), ALL),
+        (edited("subjects", "micro", "world", "code_words", value=4), ALL),
+        (edited("subjects", "micro", "subject", value={"teaching": {"clip": 0.5}}), ALL),
+        # A lowered gate is no other subject.
+        (edited("subjects", "micro", "subject", value={"gates": {"leak": 0.1}}), set()),
+    ],
+)
+def test_a_key_changes_with_what_decides_and_with_nothing_else(change: dict[str, Any], expected: set[str]) -> None:
+    assert changed(**change) == expected
+
+
+def test_seeds_and_settings_of_a_profile_decide_too() -> None:
+    before = {run.name: run.key for run in plan().runs}
+    settings = json.loads(Path("params.yaml").read_text())
+    settings["profiles"]["micro"]["mining"]["fresh"] = 5
+    # What no run reads.
+    settings["profiles"]["micro"]["evaluation"]["probe_wordings"] = 9
+    Path("params.yaml").write_text(json.dumps(settings))
+    after = {run.name: run.key for run in plan().runs}
+    assert {name.split(" on ")[0] for name in before if before[name] != after[name]} == {"jpu", "sft"}
+    assert len(set(before.values())) == len(before)
+
+
+def test_a_mapping_is_gone_into_and_a_list_is_replaced() -> None:
+    section = AttackBudget(queries=3, behaviors=4)
+    assert merged(section, {"behaviors": None}) == {"queries": 3, "behaviors": None}
+    assert merged(section, {}) == {"queries": 3, "behaviors": 4}
+
+
+# What is refused
+
+
+def refused(**changes: Any) -> SettingsError:
+    write_experiments(Path(), **changes)
+    with pytest.raises(SettingsError) as error:
+        plan()
+    return error.value
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "what"),
+    [
+        (edited("budget", "stepz", value=4), "budget.stepz", "unknown key 'stepz'"),
+        (edited("methods", "sft", "unlearning", "clips", value=4), "methods.sft.unlearning.clips", "unknown key"),
+        (edited("methods", "sft", "paths", value={"selector": "best"}), "methods.sft.paths.selector", "igi"),
+        (edited("methods", "sft", "tune", value=[{}]), "methods.sft.tune", "tries 2 settings, not 1"),
+        (edited("methods", "no_anchor", "tune", value=[{}, {}]), "methods.no_anchor.tune", "no trials of its own"),
+        (edited("methods", "no_anchor", "tuned_as", value="original"), "methods.no_anchor.tuned_as", "no method"),
+        (edited("subjects", "micro", "tuned_on", value="m"), "subjects.micro.tuned_on", "no subject 'm'"),
+        (edited("subjects", "micro", "profile", value="m"), "subjects.micro.profile", "no profile 'm'"),
+        (edited("subjects", "micro", "data", value={"limit": 3}), "subjects.micro.data.limit", "unknown key"),
+        (edited("report", "reference", value="best"), "report.reference", "no method 'best'"),
+        (edited("tuning", "attacks", value={}), "tuning.attacks", "at least 1"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(change: dict[str, Any], key: str, what: str) -> None:
+    error = refused(**change)
+    assert what in error.what and key in str(error.where)
+    line = int(str(error.where).split(" line ")[1].split(",")[0])
+    assert f'"{key.split(".")[-1]}"' in Path("experiments/compare.yaml").read_text().splitlines()[line - 1]
+
+
+def test_a_setting_in_a_trial_is_looked_at_before_anything_is_run() -> None:
+    tried = [{"unlearning": {"learning_rate": 1e-3}}, {"unlearning": {"learning_rate": -1.0}}]
+    error = refused(**edited("methods", "sft", "tune", value=tried))
+    assert "greater than 0" in error.what and "methods.sft" in str(error.where)
+
+
+def test_an_attack_or_a_defence_that_is_not_there_is_named() -> None:
+    error = refused(**edited("evaluation", "attacks", value={"magic": {"queries": 1}}))
+    assert "'magic'" in error.what
