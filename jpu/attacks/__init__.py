@@ -29,6 +29,7 @@ from jpu.attacks.gcg import GCG
 from jpu.attacks.genetic import Genetic
 from jpu.attacks.many_shot import ManyShot
 from jpu.attacks.multi_turn import MultiTurn
+from jpu.attacks.nested import Nested
 from jpu.attacks.path_evasion import PathEvasion
 from jpu.attacks.prefill import Prefill
 from jpu.attacks.random_search import RandomSearch
@@ -39,6 +40,7 @@ from jpu.attacks.suites import SUITES, choose_suite
 for _attack in (
     Direct(),
     Static(),
+    Nested(),
     BestOfN(),
     Encodings(),
     Rephrasing(),

@@ -27,6 +27,7 @@ SUITES: Mapping[str, Mapping[str, Budget]] = MappingProxyType(
         "full": {
             "direct": Budget(3),
             "static": Budget(12),
+            "nested": Budget(12),
             "best_of_n": Budget(100),
             "encodings": Budget(12),
             "rephrasing": Budget(16),

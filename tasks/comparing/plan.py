@@ -187,20 +187,19 @@ class Planner:
         finals: list[Run] = []
         waiting: list[tuple[str, str]] = []
         tuned: dict[tuple[str, str], int] = {}
-        for tuning in dict.fromkeys(s.tuned_on for s in self.subjects.values() if s.measured):
-            for method, entry in self.experiments.methods.items():
-                if not entry.tune:
-                    continue
-                tried = [self._run("trial", method, self.subjects[tuning], n) for n in range(len(entry.tune))]
-                trials += tried
-                done = [rows.get(run.key) for run in tried]
-                known = [row for row in done if row is not None]
-                if len(known) == len(tried):
-                    tuned[method, tuning] = choose(known, self.experiments.tuning.utility_weight).trial
+        for method, tuning in self._tunings():
+            entry = self.experiments.methods[method]
+            tried = [self._run("trial", method, self.subjects[tuning], n) for n in range(len(entry.tune))]
+            trials += tried
+            known = [rows[run.key] for run in tried if run.key in rows]
+            if len(known) == len(tried):
+                tuned[method, tuning] = choose(known, self.experiments.tuning.utility_weight).trial
         for subject in self.subjects.values():
             if not subject.measured:
                 continue
             for method, entry in self.experiments.methods.items():
+                if entry.groups and subject.group not in entry.groups:
+                    continue
                 source = entry.tuned_as or method
                 if entry.kind == "original":
                     finals.append(self._run("final", method, subject, 0))
@@ -210,6 +209,17 @@ class Planner:
                 else:
                     waiting.append((method, subject.name))
         return Plan(self.experiments, self.subjects, trials, finals, waiting)
+
+    def _tunings(self) -> list[tuple[str, str]]:
+        """Each method that tries settings, and each subject that it tries them on."""
+        found: dict[tuple[str, str], None] = {}
+        for subject in self.subjects.values():
+            for method, entry in self.experiments.methods.items():
+                wanted = not entry.groups or subject.group in entry.groups
+                if subject.measured and wanted and entry.kind != "original":
+                    found[entry.tuned_as or method, subject.tuned_on] = None
+        names = list(self.experiments.methods)
+        return sorted(found, key=lambda pair: (list(self.subjects).index(pair[1]), names.index(pair[0])))
 
     def _subject(self, name: str) -> SubjectSpec:
         entry = self.experiments.subjects[name]
@@ -300,7 +310,10 @@ class Planner:
 
 
 def merged(section: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A section's values with others in their place; a mapping is gone into, anything else is replaced."""
+    """A section's values with others in their place.
+
+    A mapping is gone into, unless it goes by another name: of another defence, nothing is kept. All else is replaced.
+    """
     values: dict[str, Any] = section.model_dump(mode="json")
     return _merged(values, changes)
 
@@ -321,7 +334,7 @@ def _pairs(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Iterator[tu
         old, new = values.get(key), changes.get(key)
         if key not in changes:
             yield key, old
-        elif isinstance(old, Mapping) and isinstance(new, Mapping):
+        elif isinstance(old, Mapping) and isinstance(new, Mapping) and new.get("name") in (None, old.get("name")):
             yield key, _merged(old, new)
         else:
             yield key, new

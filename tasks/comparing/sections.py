@@ -103,10 +103,12 @@ class MethodEntry(Changes):
 
     It tries the settings of `tune`, as many as every method, or takes those that were chosen for the method of
     `tuned_as`, whose changes it builds on: an ablation. The kind `original` is the subject as it is.
+    `groups` names the groups of subjects that it is run on; none for all.
     """
 
     words: Annotated[str, Field(min_length=1)]
     kind: Kind
+    groups: tuple[Name, ...] = ()
     tune: tuple[Changes, ...] = ()
     tuned_as: Name | None = None
 
@@ -135,6 +137,9 @@ class Experiments(Section):
     def _every_method_tries_as_many(self) -> Self:
         for name, entry in self.methods.items():
             where = ("methods", name)
+            unknown = sorted(set(entry.groups) - {subject.group for subject in self.subjects.values()})
+            if unknown:
+                raise wrong(f"there is no group of subjects {unknown[0]!r}", *where, "groups")
             if entry.kind == "original" or entry.tuned_as is not None:
                 if entry.tune:
                     raise wrong("this method has no trials of its own: leave tune out", *where, "tune")

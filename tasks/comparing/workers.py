@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Told a run or a subject, and the row's path or what went wrong.
 Done = Callable[["Job", "str | JpuError", float], None]
+# Seconds that an idle process has to end.
+_PATIENCE = 10.0
 _THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -65,9 +67,12 @@ class Pool:
 
     def __exit__(self, *error: object) -> None:
         for worker in self._running:
+            # One that has nothing to do ends by itself; in the middle of a run it would go on for minutes.
+            worker.pipe.close()
+            if worker.job is None:
+                worker.process.join(_PATIENCE)
             worker.process.kill()
             worker.process.join()
-            worker.pipe.close()
 
     def run(self, jobs: Sequence[Job], done: Done) -> None:
         """Do all jobs.

@@ -11,10 +11,13 @@ import pytest
 
 from jpu.comparison.rows import Outcome, Row
 from jpu.errors import SettingsError
+from jpu.unlearning.defences.registry import DEFENCES
 from tasks.comparing.choice import choose, regret
 from tasks.comparing.plan import Plan, Planner, Run, merged
 from tasks.sections import AttackBudget
 from tests.micro_compare import EXPERIMENTS, write_experiments
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +170,40 @@ def test_a_mapping_is_gone_into_and_a_list_is_replaced() -> None:
     section = AttackBudget(queries=3, behaviors=4)
     assert merged(section, {"behaviors": None}) == {"queries": 3, "behaviors": None}
     assert merged(section, {}) == {"queries": 3, "behaviors": 4}
+
+
+def test_another_defence_keeps_nothing_of_the_one_that_it_replaces() -> None:
+    section = Planner().settings.profiles["micro"].unlearning
+    assert merged(section, {"defence": {"anchor": "random"}})["defence"]["name"] == "jpu"
+    assert merged(section, {"defence": {"name": "npo"}})["defence"] == {"name": "npo"}
+    assert merged(section, {"defence": "npo"})["defence"] == "npo"
+
+
+def test_a_method_is_run_on_the_groups_that_it_names() -> None:
+    subjects = {name: copy.deepcopy(EXPERIMENTS["subjects"]["micro"]) for name in ("micro", "other")}
+    subjects["other"] |= {"group": "other", "seed": 4, "tuned_on": "other"}
+    methods = copy.deepcopy(EXPERIMENTS["methods"])
+    methods["no_anchor"]["groups"] = ["other"]
+    methods["sft"]["groups"] = ["micro"]
+    write_experiments(Path(), subjects=subjects, methods=methods)
+    found = plan()
+    assert set(found.waiting) == {("jpu", "micro"), ("sft", "micro"), ("jpu", "other"), ("no_anchor", "other")}
+    # On the other subject settings are tried for JPU and its ablation, and for nobody else.
+    tried = {(run.method, run.subject.name) for run in found.trials}
+    assert tried == {("jpu", "micro"), ("sft", "micro"), ("jpu", "other")}
+
+
+# The file in this repository
+
+
+def test_the_comparison_of_this_repository_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = plan()
+    assert {run.method for run in found.trials} >= set(DEFENCES) - {"refusal_sft"}
+    measured = {name for name, subject in found.subjects.items() if subject.measured}
+    assert sum(found.subjects[name].group == "sandbox" for name in measured) >= 5 and "smollm2" in measured
+    kinds = {entry.kind for entry in found.experiments.methods.values()}
+    assert kinds == {"original", "ours", "baseline", "control", "ablation"}
 
 
 # What is refused
