@@ -35,6 +35,10 @@ from tasks.sections import PathsSettings, UnlearningSettings
 _NOISES = 12
 
 
+# What is known under a key, or else made now.
+Retained = Callable[[object, Callable[[], ReferenceDistribution]], ReferenceDistribution]
+
+
 class Stretches:
     """The entries of a training, mined anew at each stretch, or once for all.
 
@@ -146,6 +150,7 @@ def build(
     seed: str,
     path: JailbreakPath,
     paths: PathsSettings,
+    retained: Retained | None = None,
 ) -> Training:
     """A training of the settings' defence.
 
@@ -157,7 +162,7 @@ def build(
         seed: Of every draw.
         path: The identified path; where it is trained, the path of earlier rounds joins it.
         paths: How paths are searched, where `section.reidentify` asks for it.
-
+        retained: Keeps what M_0 says on a retain set from one training of this subject to the next.
     """
     data, held_out = prepared.split("train"), prepared.split("validation")
     trained = trained_part(section, len(subject.layers))
@@ -167,10 +172,13 @@ def build(
     mix = RetainMix(**section.retain.model_dump())
 
     def retain(part: Prepared, refused: dict[str, str], size: int, name: Split) -> ReferenceDistribution:
-        rng = random.Random(f"retain-{name}-{seed}")
-        answered = answered_by_reference(subject, part.behaviors)
-        around = [*part.templates, *noise(miner.pieces, _NOISES, name, rng)]
-        return ReferenceDistribution(subject, build_retain(answered, around, refused, size, mix, rng))
+        def make() -> ReferenceDistribution:
+            rng = random.Random(f"retain-{name}-{seed}")
+            answered = answered_by_reference(subject, part.behaviors)
+            around = [*part.templates, *noise(miner.pieces, _NOISES, name, rng)]
+            return ReferenceDistribution(subject, build_retain(answered, around, refused, size, mix, rng))
+
+        return retained((name, seed, size, mix, frozenset(refused.items())), make) if retained else make()
 
     kind = get_defence(section.defence.name)
     leaks = {b.id: split_leak(subject, b.answer, b.secret) for b in restricted}

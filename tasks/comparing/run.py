@@ -28,7 +28,7 @@ from jpu.models import Subject
 from jpu.paths.path import Path as JailbreakPath
 from jpu.unlearning.adapter import attach
 from jpu.unlearning.defences.registry import get_defence
-from jpu.unlearning.retain import answered_by_reference
+from jpu.unlearning.retain import ReferenceDistribution, answered_by_reference
 from tasks.attribution import searched
 from tasks.comparing.memory import PeakMemory
 from tasks.comparing.sections import EvaluationSection
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from tasks.comparing.plan import Run
 
 Told = Callable[[str], None]
+# Retain sets of one subject: those of the method, and of one variant of it.
+_KEPT = 4
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 
 
@@ -48,20 +50,51 @@ class OutOfTime(Exception):
     """The training has used its CPU seconds up."""
 
 
+class Retained:
+    """What M_0 says on retain sets: the same for every method of a subject, and as long to find out as a training.
+
+    Attributes:
+        lent: CPU seconds that trainings did not spend because it was there.
+    """
+
+    def __init__(self) -> None:
+        self.lent = 0.0
+        self._known: dict[object, tuple[ReferenceDistribution, float]] = {}
+
+    def __call__(self, key: object, make: Callable[[], ReferenceDistribution]) -> ReferenceDistribution:
+        """What is known under a key, or else made now and kept; the oldest goes where there are too many."""
+        if key not in self._known:
+            began = time.process_time()
+            found = make()
+            self._known[key] = found, time.process_time() - began
+            while len(self._known) > _KEPT:
+                del self._known[next(iter(self._known))]
+            return found
+        found, took = self._known[key]
+        self.lent += took
+        return found
+
+
 @dataclass
 class Bench:
-    """What a process keeps from run to run: the subject that it has loaded last."""
+    """What a process keeps from run to run.
 
-    made: Made | None = None
+    Attributes:
+        subject: The subject that it has loaded last.
+        loaded: That one's key.
+        retained: What it says on retain sets.
+    """
+
     subject: Subject | None = None
     loaded: str = ""
+    retained: Retained = field(default_factory=Retained)
 
     def load(self, run: Run, made: Made) -> Subject:
         """A copy of the run's bare subject, to be trained."""
         if self.loaded != run.subject.key or self.subject is None:
             section = run.subject.subject
             self.subject = Subject.load(made.model, device=section.device, dtype=section.dtype)
-            self.made, self.loaded = made, run.subject.key
+            self.loaded, self.retained = run.subject.key, Retained()
         return Subject(copy.deepcopy(self.subject.model), self.subject.tokenizer, run.subject.name)
 
 
@@ -104,7 +137,7 @@ def execute(run: Run, made: Made, bench: Bench, told: Told | None = None) -> Row
     """
     tell = told or (lambda _: None)
     subject = bench.load(run, made)
-    spent = Spent() if run.original else train(run, made, subject, tell)
+    spent = Spent() if run.original else train(run, made, subject, bench.retained, tell)
     began = time.process_time()
     examined = measure(run, made, subject, tell)
     return Row(
@@ -130,7 +163,7 @@ def execute(run: Run, made: Made, bench: Bench, told: Told | None = None) -> Row
     )
 
 
-def train(run: Run, made: Made, subject: Subject, told: Told) -> Spent:
+def train(run: Run, made: Made, subject: Subject, retained: Retained, told: Told) -> Spent:
     """Put the run's defence on a bare subject and train it; the subject holds the adapter afterwards.
 
     A method that cannot keep the utility budget leaves the subject as it was, and one that runs out of time stays where
@@ -145,10 +178,12 @@ def train(run: Run, made: Made, subject: Subject, told: Told) -> Spent:
         start = first_start(run, made, subject, wants_path)
         subject.model = attach(subject.model, start.path, part, seed=run.seed)
         told("training")
-        began, clock = time.process_time(), time.monotonic()
-        _train(run, made, subject, start, spent)
-    spent.seconds = start.seconds + time.process_time() - began
-    spent.wall = start.seconds + time.monotonic() - clock
+        began, clock, found = time.process_time(), time.monotonic(), retained.lent
+        _train(run, made, subject, start, retained, spent)
+    # What others have left for it is charged for all the same.
+    lent = start.seconds + retained.lent - found
+    spent.seconds = lent + time.process_time() - began
+    spent.wall = lent + time.monotonic() - clock
     spent.peak_mib = memory.mib
     trained = sum(p.numel() for p in subject.model.parameters() if p.requires_grad)
     spent.figures["trained_parameters"] = float(trained)
@@ -157,12 +192,13 @@ def train(run: Run, made: Made, subject: Subject, told: Told) -> Spent:
     return spent
 
 
-def _train(run: Run, made: Made, subject: Subject, start: Start, spent: Spent) -> None:
+def _train(run: Run, made: Made, subject: Subject, start: Start, retained: Retained, spent: Spent) -> None:
     seed = f"{run.seed}-1"
     miner = _miner(run, made, subject)
     stretches = Stretches(miner, start.batch, 1, seed, frozen=run.unlearning.frozen)
-    training = build(subject, made.data, miner, run.unlearning, seed, start.path, run.paths)
-    end = time.process_time() + run.seconds - start.seconds
+    began, found = time.process_time(), retained.lent
+    training = build(subject, made.data, miner, run.unlearning, seed, start.path, run.paths, retained)
+    end = began + run.seconds - start.seconds - (retained.lent - found)
     figures = spent.figures
 
     def within(step: int, steps: int, losses: dict[str, float]) -> None:
