@@ -6,10 +6,13 @@ Zou et al., 2024, arXiv 2406.04313, algorithm 1; α = 10, layers 10 and 20 of 32
 matrices up to the upper one. h are streams behind these layers.
 
 A LoRA that starts at zero starts at h_θ = h_0, where the cosine is at its maximum and has no gradient: trained exactly,
-nothing would ever move. So factors that are zero start at noise of a small standard deviation here, `start`. [ours]
+nothing would ever move. And near it the cosine's gradient grows with the distance, while that of the kept distance is
+of one length everywhere: a start that is too near is pulled back. So factors that are zero start at noise, as large as
+moves the streams by `start` of their length. [ours] For the same reason what is kept is counted in mean lengths of the
+streams: a cosine has no length, and against an absolute distance its weight would hang on how long a model's are.
 
-faithful: losses, schedule, layers, trained part. ours: leaks after mined jailbreaks; by default only the tokens that
-say an answer are rerouted (`tokens: all` for all), see `rmu.py`.
+faithful: losses, schedule, layers, trained part. inferred: the unit of the kept distance. ours: leaks after mined
+jailbreaks; by default only the tokens that say an answer are rerouted (`tokens: all` for all), see `rmu.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from jpu.unlearning.defences.base import Baseline, Losses, Materials, Step
 from jpu.unlearning.defences.settings import CircuitBreakersSettings
 from jpu.unlearning.streams import real, reference_streams, saying, streams
 from jpu.unlearning.trained import Trained, at_depth
+
+# Standard deviation of the noise before it is scaled, and retained answers that it is scaled on.
+_FIRST, _SHOWN = 1e-3, 16
 
 
 def rerouting_loss(now: Tensor, before: Tensor) -> Tensor:
@@ -54,12 +60,7 @@ class CircuitBreakers(Baseline[CircuitBreakersSettings]):
 
     def __init__(self, materials: Materials, settings: CircuitBreakersSettings) -> None:
         super().__init__(materials, settings)
-        generator = torch.Generator().manual_seed(random.Random(f"{materials.seed}-start").getrandbits(63))
-        with torch.no_grad():
-            for parameter in trainable_parameters(self.subject.model).values():
-                if not bool(parameter.any()):
-                    noise = torch.randn(parameter.shape, generator=generator) * settings.start
-                    parameter.copy_(noise)
+        self._begin_apart()
 
     @classmethod
     def trained(cls, layers: int, settings: CircuitBreakersSettings) -> Trained:
@@ -71,8 +72,8 @@ class CircuitBreakers(Baseline[CircuitBreakersSettings]):
         return sorted({at_depth(depth, len(self.subject.layers)) for depth in self.settings.depths})
 
     def stream_distance(self, now: Tensor, before: Tensor) -> Tensor:
-        """The paper's: Euclidean."""
-        return keeping_loss(now, before)
+        """The paper's, Euclidean, in mean lengths of M_0's streams."""
+        return keeping_loss(now, before) / before.norm(dim=-1).mean()
 
     def seen(self, labels: Tensor) -> Tensor:
         """Tokens whose streams are rerouted, and kept."""
@@ -89,3 +90,22 @@ class CircuitBreakers(Baseline[CircuitBreakersSettings]):
         before = reference_streams(self.subject, layers, ids, keep)
         loss = rerouting_loss(streams(self.subject, layers, ids, keep), before)
         yield {"reroute": (coefficients(step.number, step.of, self.settings.alpha)[0], loss)}
+
+    @torch.no_grad()
+    def _begin_apart(self) -> None:
+        """Give zero factors noise that moves the streams of some retained answers by `start` of their length."""
+        generator = torch.Generator().manual_seed(random.Random(f"{self.materials.seed}-start").getrandbits(63))
+        factors = [p for p in trainable_parameters(self.subject.model).values() if not bool(p.any())]
+        for factor in factors:
+            factor.copy_(torch.randn(factor.shape, generator=generator) * _FIRST)
+        rows = self.materials.retain.rows[:_SHOWN]
+        if not factors or not rows:
+            return
+        ids, labels = self.subject.collate([head for head, _ in rows], [tail for _, tail in rows])
+        layers, keep = self.stream_layers(), saying(labels)
+        before = reference_streams(self.subject, layers, ids, keep)
+        # Twice, for it is not quite linear in the noise.
+        for _ in range(2):
+            away = (streams(self.subject, layers, ids, keep) - before).norm(dim=-1) / before.norm(dim=-1)
+            for factor in factors:
+                factor.mul_(self.settings.start / float(away.mean()))

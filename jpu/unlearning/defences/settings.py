@@ -148,13 +148,20 @@ class SafeUnlearningSettings(BaselineSettings):
 
 
 class CircuitBreakersSettings(BaselineSettings):
-    """Circuit breakers (`circuit_breakers.py`); layers 10 and 20 of 32."""
+    """Circuit breakers (`circuit_breakers.py`); layers 10 and 20 of 32.
+
+    Attributes:
+        alpha: α, of the schedule.
+        depths: Layers that are rerouted.
+        tokens: As for RMU.
+        start: How far streams are from M_0's at the start, in their lengths.
+    """
 
     name: Literal["circuit_breakers"] = "circuit_breakers"
     alpha: Positive = 10.0
     depths: Annotated[tuple[Share, ...], Field(min_length=1, strict=False)] = (10 / 32, 20 / 32)
     tokens: Literal["answer", "all"] = "answer"
-    start: Positive = 1e-3
+    start: Positive = 0.1
     retain: Retain = "stream"
 
 
