@@ -73,7 +73,8 @@ class CircuitBreakers(Baseline[CircuitBreakersSettings]):
 
     def stream_distance(self, now: Tensor, before: Tensor) -> Tensor:
         """The paper's, Euclidean, in mean lengths of M_0's streams."""
-        return keeping_loss(now, before) / before.norm(dim=-1).mean()
+        relative: Tensor = keeping_loss(now, before) / before.norm(dim=-1).mean()
+        return relative
 
     def seen(self, labels: Tensor) -> Tensor:
         """Tokens whose streams are rerouted, and kept."""
