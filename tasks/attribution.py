@@ -41,6 +41,7 @@ def searched(
             positions=section.positions,
             candidates=section.candidates,
             refine=section.refine,
+            recompute=section.gradient_checkpointing,
             seed=seed,
         ),
         safety_k=section.safety_neurons,

@@ -220,6 +220,7 @@ def build(
             kl_budget=section.kl_budget,
             rollbacks=section.rollbacks,
             conflict=section.conflict,
+            gradient_checkpointing=section.gradient_checkpointing,
         ),
         seed,
         PathAnew(subject, data, paths, trained, seed, defence) if section.reidentify else None,

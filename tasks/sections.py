@@ -248,6 +248,7 @@ class PathsSettings(Section):
     samples: Count
     candidates: Literal["shared", "alone"]
     refine: Whole
+    gradient_checkpointing: bool = False
     benign_excluded: Share
     contrast: Weight = 0.0
 
@@ -300,6 +301,7 @@ class UnlearningSettings(Section):
     frozen: bool = False
     reidentify: bool = False
     conflict: Literal["none", "agem", "pcgrad"] = "none"
+    gradient_checkpointing: bool = False
     steps: Count
     batch: Count
     retain_batch: Count

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from jpu.models import Subject, answer_logits, token_batches
+from jpu.models import Subject, answer_states, logit_parts, token_batches
 from jpu.unlearning.retain import RetainPair
 
 
@@ -35,17 +35,18 @@ def divergence(subject: Subject, pairs: Sequence[RetainPair], *, batch_tokens: i
     kl, nll, before = ([0.0] * len(rows) for _ in range(3))
     for batch in token_batches([len(h) + len(t) for h, t in rows], batch_tokens):
         ids, labels = subject.collate([rows[i][0] for i in batch], [rows[i][1] for i in batch])
-        logits, targets, owner = answer_logits(subject.model, ids, labels)
-        current = logits.log_softmax(-1)
+        now, targets, owner = answer_states(subject.model, ids, labels)
         with subject.reference():
-            reference = answer_logits(subject.model, ids, labels)[0].log_softmax(-1)
-        values = torch.stack(
-            [
-                (reference.exp() * (reference - current)).sum(-1),
-                -current.gather(-1, targets[:, None])[:, 0],
-                -reference.gather(-1, targets[:, None])[:, 0],
-            ]
-        )
+            then, _, _ = answer_states(subject.model, ids, labels)
+        parts = []
+        for part in logit_parts(subject.base.lm_head, len(targets)):
+            wanted = targets[part, None]
+            current = subject.base.lm_head(now[part]).float().log_softmax(-1)
+            with subject.reference():
+                reference = subject.base.lm_head(then[part]).float().log_softmax(-1)
+            kls = (reference.exp() * (reference - current)).sum(-1)
+            parts.append(torch.stack([kls, *(-lines.gather(-1, wanted)[:, 0] for lines in (current, reference))]))
+        values = torch.cat(parts, 1)
         for row, index in enumerate(batch):
             means = values[:, owner == row].mean(1).tolist()
             # A rounding error may leave a KL a hair under zero.

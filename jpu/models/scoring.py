@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from jpu.models.batching import pad
 from jpu.models.cache import keeps_all
 from jpu.models.prefill import prefill, run
 
-# Logits that are held at once where none has to be kept: 32 MiB in float32, about what a processor's caches hold.
-_LOGITS = 2**23
+# Logits of one part: 256 MiB in float32.
+_LOGITS = 2**26
+# Logits that are held at once while prompts are scored: 32 MiB in float32, about what a processor's caches hold.
+_SCORED_LOGITS = 2**23
 
 
 def answer_nll(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,14 +30,53 @@ def answer_nll(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
     Returns:
         ``(losses, owner)``, both (answer tokens,): nats in float32, and the row of each.
     """
-    logits, targets, owner = answer_logits(model, ids, labels)
-    return nn.functional.cross_entropy(logits, targets, reduction="none"), owner
+
+    def losses(logits: Tensor, targets: Tensor, _: slice) -> Tensor:
+        return nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    return over_answers(model, ids, labels, losses)
+
+
+def over_answers(
+    model: Any, ids: Tensor, labels: Tensor, measure: Callable[[Tensor, Tensor, slice], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What `measure` makes of every answer token's logits, which are never all in memory where they are many.
+
+    A vocabulary of 128,256 in float32 is half a megabyte a token, and a loss holds it several times over. So answers of
+    more tokens than `_LOGITS` allows are measured in parts; where there is a graph, a part's logits are made again when
+    it is differentiated.
+
+    Args:
+        model: As for `answer_nll`.
+        ids: As for `answer_nll`.
+        labels: As for `answer_nll`.
+        measure: Gets the logits (t, vocabulary) in float32, the tokens that they should predict (t,), and which of the
+            answer tokens these are; gives (t, …). It may be called twice for a part.
+
+    Returns:
+        ``(measured, owner)``: (answer tokens, …), and the row of each.
+    """
+    states, targets, owner = answer_states(model, ids, labels)
+    head = _bare(model).lm_head
+
+    def of_part(states: Tensor, targets: Tensor, part: slice) -> Tensor:
+        return measure(head(states).float(), targets, part)
+
+    parts = list(logit_parts(head, len(states)))
+    again = len(parts) > 1 and torch.is_grad_enabled()
+    measured = [
+        checkpoint(of_part, states[part], targets[part], part, use_reentrant=False, preserve_rng_state=False)
+        if again
+        else of_part(states[part], targets[part], part)
+        for part in parts
+    ]
+    return torch.cat(measured), owner
 
 
 def answer_logits(
     model: Any, ids: Tensor, labels: Tensor, *, inputs: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits that predict every answer token.
+    """Logits that predict every answer token, all at once.
 
     Args:
         model: As for `answer_nll`.
@@ -45,13 +87,37 @@ def answer_logits(
     Returns:
         ``(logits, targets, owner)`` of shapes (t, vocabulary) in float32, (t,) and (t,) for t answer tokens.
     """
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    states, targets, owner = answer_states(model, ids, labels, inputs=inputs)
+    return _bare(model).lm_head(states).float(), targets, owner
+
+
+def answer_states(
+    model: Any, ids: Tensor, labels: Tensor, *, inputs: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Last hidden states of the positions that predict answer tokens; arguments as of `answer_logits`.
+
+    Returns:
+        ``(states, targets, owner)`` of shapes (t, width), (t,) and (t,).
+    """
     given = {"input_ids": ids} if inputs is None else {"inputs_embeds": inputs}
-    hidden = bare.model(**given, use_cache=False).last_hidden_state
+    hidden = _bare(model).model(**given, use_cache=False).last_hidden_state
     keep = labels[:, 1:] != -100
-    logits = bare.lm_head(hidden[:, :-1][keep]).float()
-    owner = keep.nonzero()[:, 0]
-    return logits, labels[:, 1:][keep], owner
+    return hidden[:, :-1][keep], labels[:, 1:][keep], keep.nonzero()[:, 0]
+
+
+def logit_parts(head: Any, count: int) -> Iterator[slice]:
+    """Cut so many tokens into parts whose logits may be in memory together; at least one part, if an empty one."""
+    size = _tokens(head, _LOGITS)
+    return (slice(start, start + size) for start in range(0, max(1, count), size))
+
+
+def _tokens(head: Any, logits: int) -> int:
+    """Tokens that have so many logits; all where the head does not say how wide it is."""
+    return max(1, logits // int(getattr(head, "out_features", 1)))
+
+
+def _bare(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @torch.no_grad()
@@ -114,7 +180,7 @@ def score_answers(
 
 def _token_losses(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """Negative log-likelihood of (t,) tokens after (t, width) hidden states; the logits of a part of them at a time."""
-    size = max(1, _LOGITS // int(head.weight.shape[0]))
+    size = _tokens(head, _SCORED_LOGITS)
     parts = []
     for states, wanted in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
         logits = head(states).float()

@@ -18,7 +18,7 @@ from torch import Tensor
 from jpu.data.schemas import PLACEHOLDER, Behavior, Template
 from jpu.judges.secret import words
 from jpu.mining.mutations import operators
-from jpu.models import Subject, answer_logits, length_groups, token_batches
+from jpu.models import Subject, length_groups, over_answers, token_batches
 
 # Those that mining uses; evaluation's are never trained on.
 _MUTATIONS = operators(level="query", split="train")
@@ -190,11 +190,18 @@ class ReferenceDistribution:
         with torch.no_grad(), subject.reference():
             for batch in token_batches([self._length(i) for i in range(len(self.rows))]):
                 ids, labels = subject.collate([self.rows[i][0] for i in batch], [self.rows[i][1] for i in batch])
-                logits, _, owner = answer_logits(subject.model, ids, labels)
-                best = logits.log_softmax(-1).topk(min(top, logits.shape[-1]), dim=-1)
+                tokens: list[Tensor] = []
+
+                def likeliest(logits: Tensor, _: Tensor, __: slice, tokens: list[Tensor] = tokens) -> Tensor:
+                    best = logits.log_softmax(-1).topk(min(top, logits.shape[-1]), dim=-1)
+                    tokens.append(best.indices)
+                    return best.values
+
+                values, owner = over_answers(subject.model, ids, labels, likeliest)
+                indices = torch.cat(tokens)
                 for row, index in enumerate(batch):
                     mine = owner == row
-                    self.kept[index] = (best.values[mine], best.indices[mine])
+                    self.kept[index] = (values[mine], indices[mine])
 
     def kl(self, subject: Subject, indices: Sequence[int]) -> Tensor:
         """Mean KL(M_0‖M_θ) per answer token over some of the pairs, in nats; differentiable in θ."""
@@ -203,10 +210,15 @@ class ReferenceDistribution:
         for group in length_groups([self._length(i) for i in indices]):
             chosen = [indices[i] for i in group]
             ids, labels = subject.collate([self.rows[i][0] for i in chosen], [self.rows[i][1] for i in chosen])
-            logits, _, _ = answer_logits(subject.model, ids, labels)
             reference = torch.cat([self.kept[i][0] for i in chosen])
             tokens = torch.cat([self.kept[i][1] for i in chosen])
-            parts.append(bucket_kl(reference, logits.log_softmax(-1), tokens))
+
+            def divergences(
+                logits: Tensor, _: Tensor, part: slice, reference: Tensor = reference, tokens: Tensor = tokens
+            ) -> Tensor:
+                return bucket_kl(reference[part], logits.log_softmax(-1), tokens[part])
+
+            parts.append(over_answers(subject.model, ids, labels, divergences)[0])
         return torch.cat(parts).mean()
 
     @torch.no_grad()

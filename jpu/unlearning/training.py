@@ -13,6 +13,7 @@ import math
 import random
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from jpu.checkpoint import Checkpoint, optimizer_tensors, restore_optimizers
 from jpu.errors import BudgetError
-from jpu.models import Subject
+from jpu.models import Subject, recomputed
 from jpu.paths.path import Path
 from jpu.unlearning.conflict import Conflict, joined
 from jpu.unlearning.defences.base import RETAIN, Defence, Step
@@ -42,6 +43,8 @@ class Schedule:
         kl_budget: Bound on the held-out KL(M_0‖M_θ), nats per token; None for none.
         rollbacks: Roll-backs after which the run ends where it was last good.
         conflict: What is done where the safety gradient and the retain gradient are at odds.
+        gradient_checkpointing: Whether a layer's activations are computed again for the backward pass
+            (`jpu.models.recompute`): a third slower, and a model fits that else would not.
     """
 
     steps: int
@@ -52,6 +55,7 @@ class Schedule:
     kl_budget: float | None = 0.05
     rollbacks: int = 4
     conflict: Conflict = "none"
+    gradient_checkpointing: bool = False
 
     def rate(self, step: int, scale: float) -> float:
         """Learning rate at a step: warm-up, then linear decay to a tenth over the second half."""
@@ -222,15 +226,16 @@ class Training:
         row = {"step": float(step + 1), "rate": schedule.rate(step, scale)}
         total = 0.0
         safety: list[Tensor] | None = None
-        # Each forward pass is backpropagated by itself: the graphs need not be in memory together.
-        for parts in self.defence.passes(Step(step, schedule.steps, rng, mined)):
-            if RETAIN in parts and schedule.conflict != "none":
-                safety = self._gradients()
-                self.optimizer.zero_grad(set_to_none=True)
-            loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-            row |= {name: float(part.detach()) for name, (_, part) in parts.items()}
+        with recomputed(self.subject.model) if schedule.gradient_checkpointing else nullcontext():
+            # Each forward pass is backpropagated by itself: the graphs need not be in memory together.
+            for parts in self.defence.passes(Step(step, schedule.steps, rng, mined)):
+                if RETAIN in parts and schedule.conflict != "none":
+                    safety = self._gradients()
+                    self.optimizer.zero_grad(set_to_none=True)
+                loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+                row |= {name: float(part.detach()) for name, (_, part) in parts.items()}
         if safety is not None:
             resolved = joined(safety, self._gradients(), schedule.conflict)
             for parameter, gradient in zip(self.parameters.values(), resolved, strict=True):

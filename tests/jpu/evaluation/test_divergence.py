@@ -42,6 +42,14 @@ def test_each_pair_is_measured_as_if_alone(make_subject: Make, adapt: Make, batc
     assert found.nll_before == pytest.approx(bare.nll(prompts, answers).tolist(), abs=1e-4)
 
 
+def test_logits_in_parts_are_measured_alike(make_subject: Make, adapt: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = adapt(make_subject())
+    whole = divergence(subject, PAIRS)
+    monkeypatch.setattr("jpu.models.scoring._LOGITS", 4 * len(subject.tokenizer))
+    parts = divergence(subject, PAIRS)
+    assert parts.kl == pytest.approx(whole.kl, abs=1e-6) and parts.nll == pytest.approx(whole.nll, abs=1e-6)
+
+
 def test_a_model_has_not_moved_from_itself(make_subject: Make, adapt: Make) -> None:
     bare = divergence(make_subject(), PAIRS)
     assert bare.kl == [0.0] * 4 and bare.nll == bare.nll_before

@@ -117,7 +117,7 @@ def test_logits_of_many_answer_tokens_are_held_in_parts(make_subject: Make, monk
     seen: list[int] = []
     head: Any = subject.model.lm_head
     hook = head.register_forward_hook(lambda _, __, out: seen.append(out.numel()))
-    monkeypatch.setattr("jpu.models.scoring._LOGITS", 3 * len(subject.tokenizer))
+    monkeypatch.setattr("jpu.models.scoring._SCORED_LOGITS", 3 * len(subject.tokenizer))
     torch.testing.assert_close(subject.nll(prompts, answers), whole)
     hook.remove()
     assert max(seen) <= 3 * len(subject.tokenizer)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from jpu.adversary.directions import ablated
-from jpu.models import Subject
+from jpu.models import Subject, answer_nll
 from jpu.models.recompute import recomputed
 from jpu.paths.activations import capture
 from jpu.paths.path import Path
 from jpu.unlearning.adapter import attach
+from jpu.unlearning.retain import ReferenceDistribution, RetainPair
 from jpu.unlearning.trained import Trained
 
 Make = Callable[..., Subject]
@@ -122,6 +123,35 @@ def test_a_pass_that_fills_a_cache_runs_once(make_subject: Make) -> None:
     with torch.no_grad():
         whole = subject.model(input_ids=torch.cat([IDS, IDS[:, :1]], 1), use_cache=False).logits[:, -1]
     torch.testing.assert_close(more.logits[:, -1], whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 100])
+def test_losses_over_parts_of_the_answers_have_the_same_gradients(
+    make_subject: Make, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    subject = adapted(make_subject)
+    prompts, answers = ["Hi", "Go on, please"], ["No, that must stay secret.", "A"]
+    batch = subject.collate([subject.prompt_ids(p) for p in prompts], [subject.answer_ids(a) for a in answers])
+    pairs = [RetainPair(p, a, "benign", False, "e") for p, a in zip(prompts, answers, strict=True)]
+    reference = ReferenceDistribution(subject, pairs, top=7)
+
+    def loss() -> Tensor:
+        return answer_nll(subject.model, *batch)[0].mean() + reference.kl(subject, [0, 1])
+
+    whole, expected = loss(), gradients(subject, loss())
+    seen: list[int] = []
+    hook = subject.base.lm_head.register_forward_hook(lambda _, __, out: seen.append(len(out)))
+    monkeypatch.setattr("jpu.models.scoring._LOGITS", tokens * len(subject.tokenizer))
+    again = ReferenceDistribution(subject, pairs, top=7)
+    for (values, indices), (others, places) in zip(reference.kept, again.kept, strict=True):
+        assert torch.equal(indices, places)
+        torch.testing.assert_close(values, others)
+    torch.testing.assert_close(loss(), whole)
+    found = gradients(subject, loss())
+    hook.remove()
+    assert max(seen) <= tokens
+    for name, part in expected.items():
+        torch.testing.assert_close(found[name], part, rtol=1e-4, atol=1e-6)
 
 
 def test_a_failure_in_the_middle_leaves_the_layers_as_they_were(make_subject: Make) -> None:

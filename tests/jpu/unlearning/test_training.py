@@ -115,6 +115,22 @@ def scripted(training: Training, kls: Sequence[float], monkeypatch: pytest.Monke
     monkeypatch.setattr(training, "measure", lambda: left.pop(0))
 
 
+# Memory
+
+
+def test_recomputed_activations_train_the_same_weights(build: Callable[..., Training], entries: list[Entry]) -> None:
+    """All losses and all exposures, whose hooks are gone when a layer runs again."""
+    mined = Mined(entries[:4], entries, 0.5)
+    trained = []
+    for recompute in (False, True):
+        training = build(steps=4, exposures={x.name: 1.0 for x in EXPOSURES}, exposures_a_step=4)
+        training.schedule = dataclasses.replace(training.schedule, gradient_checkpointing=recompute)
+        done = training.run(lambda _: mined)
+        trained.append((weights(training), done.history))
+    assert same(trained[0][0], trained[1][0]) and trained[0][1] == trained[1][1]
+    assert {x.name for x in EXPOSURES} < trained[0][1][0].keys()
+
+
 # Settings
 
 
