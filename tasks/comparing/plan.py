@@ -260,7 +260,7 @@ class Planner:
         paths = _layered(profile.paths, [layer.paths for layer in layers])
         unlearning = _layered(profile.unlearning, [layer.unlearning for layer in layers])
         # Every method takes as many steps.
-        unlearning["steps"] = self.experiments.budget.steps
+        unlearning["steps"] = self.experiments.subjects[subject.name].steps or self.experiments.budget.steps
         return (
             checked(self.document, MiningSettings, mining, (*at, "mining")),
             checked(self.document, PathsSettings, paths, (*at, "paths")),

@@ -74,7 +74,7 @@ class WorldSection(Section):
 
 
 class SubjectEntry(Section):
-    """A subject: a profile of params.yaml with changes.
+    """A subject: a profile of params.yaml with changes; `steps`, where every method takes another number of them on it.
 
     `tuned_on` names the subject on whose validation split settings for this one are chosen; a subject that is only
     tuned on is `measured: false`.
@@ -85,6 +85,7 @@ class SubjectEntry(Section):
     profile: str = "sandbox"
     tuned_on: Name
     measured: bool = True
+    steps: Count | None = None
     world: WorldSection = WorldSection()
     data: dict[str, Any] = Field(default_factory=dict)
     subject: dict[str, Any] = Field(default_factory=dict)

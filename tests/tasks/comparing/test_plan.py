@@ -141,6 +141,7 @@ ALL = {"original", "jpu", "sft"}
         (edited("methods", "jpu", "paths", value={"selector": "random"}), {"jpu"}),
         (edited("budget", "steps", value=5), {"jpu", "sft"}),
         (edited("budget", "seconds", value=5.0), {"jpu", "sft"}),
+        (edited("subjects", "micro", "steps", value=9), {"jpu", "sft"}),
         (edited("tuning", "retain_pairs", value=5), {"jpu", "sft"}),
         (edited("evaluation", "after", "pairs", value=1), {"original"}),
         (edited("subjects", "micro", "seed", value=4), ALL),
