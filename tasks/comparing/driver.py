@@ -12,10 +12,12 @@ from jpu.comparison.rows import Row, read_row
 from jpu.comparison.statistics import point
 from jpu.errors import JpuError
 from tasks.comparing.plan import EXPERIMENTS, Plan, Planner, Run
-from tasks.comparing.results import RESULTS, read_rows
+from tasks.comparing.results import read_rows
 from tasks.comparing.workers import Job, Pool, in_this_process
 
 Say = Callable[[str], None]
+# What is run first: a comparison that is stopped half-way has all its rivals, and not one subject with all ablations.
+_PHASES = ("trial", "final", "ablation")
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,12 @@ class Request:
 
     Attributes:
         path: File of experiments.
-        results: Folder of rows.
         methods: Only these; all for none.
         subjects: Only these.
         workers: Processes; 0 for none but this one.
     """
 
     path: Path = EXPERIMENTS
-    results: Path = RESULTS
     methods: Sequence[str] = ()
     subjects: Sequence[str] = ()
     workers: int = 1
@@ -69,7 +69,7 @@ class Compared:
 
 def look(request: Request) -> Compared:
     """What is there, and what is not; nothing is run. Raises SettingsError, DataError."""
-    rows = read_rows(request.results)
+    rows = read_rows()
     return Compared(Planner(request.path).plan(rows), rows)
 
 
@@ -88,8 +88,8 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
         SettingsError: The file of experiments cannot be used.
         InfrastructureError: A process died.
     """
-    planner = Planner(request.path)
-    done = Compared(planner.plan(read_rows(request.results)), read_rows(request.results))
+    planner, rows = Planner(request.path), read_rows()
+    done = Compared(planner.plan(rows), rows)
     with Pool(max(1, request.workers)) as pool:
 
         def work(jobs: Sequence[Job]) -> None:
@@ -115,18 +115,23 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
             else:
                 in_this_process(jobs, finished)
 
-        for kind in ("trial", "final"):
+        for phase in _PHASES:
             plan = planner.plan(done.rows)
-            wanted = [r for r in plan.runs if r.kind == kind and request.wants(r, plan) and r.key not in done.rows]
+            kinds = plan.experiments.methods
+            wanted = [run for run in plan.runs if request.wants(run, plan) and run.key not in done.rows]
+            wanted = [run for run in wanted if phase == _phase(run.kind, kinds[run.method].kind)]
             spent = list(dict.fromkeys(run.subject.name for run in wanted))
             # A subject that cannot be made is tried once.
             new = [Job(plan.subjects[name]) for name in spent if not plan.subjects[name].made]
             work([job for job in new if job.name not in done.failed])
-            ready = {name for name in spent if plan.subjects[name].made}
-            wanted = [run for run in wanted if run.subject.name in ready]
-            work([Job(run.subject, run) for run in sorted(wanted, key=lambda run: spent.index(run.subject.name))])
+            ready = sorted((run for run in wanted if run.subject.made), key=lambda run: spent.index(run.subject.name))
+            work([Job(run.subject, run) for run in ready])
     done.plan = planner.plan(done.rows)
     return done
+
+
+def _phase(run: str, method: str) -> str:
+    return "trial" if run == "trial" else "ablation" if method == "ablation" else "final"
 
 
 class _Clock:
