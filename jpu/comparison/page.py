@@ -11,9 +11,10 @@ from jpu.card.html import document
 from jpu.card.markup import Child, Markup, figure, number, tag
 from jpu.card.numbers import Style
 from jpu.card.page.parts import Row, details, note, section, table
+from jpu.comparison.aims import aims
 from jpu.comparison.pareto import KINDS, chart, points
 from jpu.comparison.summary import DifferenceRecord, GroupRecord, MethodRecord, MetricRecord, Summary
-from jpu.comparison.tables import ALPHA, GROUPS, differences_note, headline, remarks
+from jpu.comparison.tables import ALPHA, GROUPS, HELD, differences_note, headline, remarks
 
 _LESSONS = {
     "restricted": "fine-tuned on restricted pairs",
@@ -71,6 +72,8 @@ def _group(summary: Summary, group: GroupRecord, anchor: str) -> Markup:
     if any(method.differences for method in group.methods):
         parts += [tag("h3", f"Difference to {summary.reference}"), note(differences_note(summary))]
         parts.append(_differences(group, compared))
+    if aims(group, summary.reference):
+        parts += [tag("h3", f"What {summary.reference} has to show, by its means"), _aims(group, summary.reference)]
     parts += [
         tag("h3", "How far the methods lie apart"),
         note("Of the defended models only: what a sandbox does not tell apart, it does not measure."),
@@ -175,6 +178,22 @@ def _difference(key: str, found: DifferenceRecord | None, metric: MetricRecord) 
     told = f"p {found.p:.3g}, {found.adjusted:.3g} corrected; higher in {found.above} runs, lower in {found.below}"
     class_ = ("worse" if worse else "better") if mark == " **" else None
     return tag("span", shown, " ", interval, mark, class_=class_, title=told)
+
+
+def _aims(group: GroupRecord, reference: str) -> Markup:
+    rows = []
+    for i, aim in enumerate(aims(group, reference)):
+        style: Style = "share" if aim.share else "number"
+        key = f"{group.name}.aims.{i}"
+        class_ = {True: "better", False: "worse", None: "same"}[aim.held]
+        cells: list[Child] = [
+            number(f"{key}.ours", aim.ours, style),
+            number(f"{key}.theirs", aim.theirs, style),
+            aim.rival,
+            tag("span", HELD[aim.held], class_=class_),
+        ]
+        rows.append(Row(aim.words, cells))
+    return table(f"Aims, {group.name}", ["Aim", reference, "Rival's", "Rival", ""], rows)
 
 
 def _spread(group: GroupRecord) -> Markup:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from jpu.card.figure import Figure
 from jpu.card.markdown import table, text
 from jpu.card.numbers import MISSING, Style, lower, show
+from jpu.comparison.aims import aims
 from jpu.comparison.summary import DifferenceRecord, GroupRecord, MethodRecord, MetricRecord, Summary
 
 GROUPS = {
@@ -17,6 +18,7 @@ GROUPS = {
     "after": "After-attacks",
     "cost": "Cost",
 }
+HELD = {True: "reached", False: "missed", None: "nobody to compare with"}
 CORRECTION = "Holm"
 # Below this, after the correction, a difference is called significant.
 ALPHA = 0.05
@@ -38,6 +40,11 @@ def markdown(summary: Summary) -> str:
         if any(method.differences for method in group.methods):
             parts += [f"### Difference to {text(summary.reference)}", text(differences_note(summary))]
             parts.append(differences_table(group, compared))
+        if aims(group, summary.reference):
+            parts += [
+                f"### What {text(summary.reference)} has to show, by its means",
+                aims_table(group, summary.reference),
+            ]
         parts += ["### How far the methods lie apart", spread_table(group)]
     if summary.trials:
         parts += ["## What was tried on the validation split", trials_table(summary)]
@@ -113,6 +120,16 @@ def difference(found: DifferenceRecord | None, metric: MetricRecord) -> str:
     style: Style = "points" if metric.style == "share" else "signed"
     mark = " **" if found.adjusted < ALPHA else " *" if found.p < ALPHA else ""
     return f"{show(found.value, style)} ({show(found.low, style)} to {show(found.high, style)}){mark}"
+
+
+def aims_table(group: GroupRecord, reference: str) -> str:
+    """Aims down."""
+    rows = []
+    for aim in aims(group, reference):
+        style: Style = "share" if aim.share else "number"
+        cells = (show(aim.ours, style), show(aim.theirs, style), text(aim.rival) or MISSING, HELD[aim.held])
+        rows.append([text(aim.words), *cells])
+    return table(["aim", text(reference), "rival's", "rival", ""], rows)
 
 
 def spread_table(group: GroupRecord) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
@@ -145,6 +146,8 @@ def in_this_process(jobs: Sequence[Job], done: Done) -> None:
 
 def _work(pipe: Connection) -> None:
     """What a process does: jobs, until its parent is gone."""
+    # Ctrl-C goes to every process at the terminal; it is the parent that decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with(multiprocessing.parent_process())
     from tasks.environment import quiet
 

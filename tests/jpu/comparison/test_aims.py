@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from jpu.card.figure import Figure
+from jpu.comparison.aims import aims
+from jpu.comparison.summary import GroupRecord, Kind, MethodRecord
+
+
+def method(name: str, kind: Kind, worst: float, loss: float, steps: float = 4.0, prefill: float = 0.5) -> MethodRecord:
+    values = {"asr_worst": worst, "utility_loss": loss, "relearning_restricted": steps, "asr_prefill": prefill}
+    return MethodRecord(
+        name=name,
+        words=name,
+        kind=kind,
+        runs=("s0",),
+        figures={key: Figure(value=value, n=1) for key, value in values.items()},
+        by_run={},
+        limited={},
+        differences={},
+        curves={},
+    )
+
+
+def group(*methods: MethodRecord) -> GroupRecord:
+    return GroupRecord(name="g", runs=("s0",), metrics=(), methods=methods, spread={}, frontier=(), mixed=())
+
+
+OURS = method("jpu", "ours", worst=0.1, loss=0.05, steps=8.0, prefill=0.1)
+
+
+def held(*rivals: MethodRecord) -> list[bool | None]:
+    return [aim.held for aim in aims(group(OURS, *rivals), "jpu")]
+
+
+def test_all_are_reached() -> None:
+    # As useful to a hundredth, twice as unsafe; as safe, twice as costly.
+    useful = method("a", "baseline", worst=0.2, loss=0.06, steps=4.0, prefill=0.2)
+    safe = method("b", "baseline", worst=0.1, loss=0.1, steps=32.0, prefill=0.2)
+    found = aims(group(OURS, useful, safe), "jpu")
+    assert [aim.held for aim in found] == [True, True, True, True, True, None]
+    assert [aim.rival for aim in found] == ["", "a", "b", "a", "a", ""]
+    assert found[3].theirs == 4.0 and found[1].theirs == 0.2
+
+
+@pytest.mark.parametrize(
+    ("rival", "missed"),
+    [
+        # Better on both: then it is also as safe at less than twice the loss, and as useful.
+        (method("x", "baseline", worst=0.05, loss=0.05, prefill=0.9), {0, 1, 2}),
+        (method("x", "baseline", worst=0.19, loss=0.05, prefill=0.9), {1}),
+        (method("x", "baseline", worst=0.1, loss=0.09, prefill=0.9), {2}),
+        (method("x", "baseline", worst=0.3, loss=0.05, steps=4.1, prefill=0.9), {3}),
+        (method("x", "baseline", worst=0.9, loss=0.9, prefill=0.19), {4}),
+    ],
+)
+def test_one_is_missed(rival: MethodRecord, missed: set[int]) -> None:
+    assert {i for i, outcome in enumerate(held(rival)) if outcome is False} == missed
+
+
+def test_equal_on_both_is_no_better() -> None:
+    assert held(method("x", "baseline", worst=0.1, loss=0.05))[0] is True
+
+
+def test_controls_and_ablations_are_no_rivals() -> None:
+    assert aims(group(OURS, method("x", "control", 0.0, 0.0)), "jpu") == []
+    assert aims(group(method("x", "baseline", 0.0, 0.0)), "jpu") == []
