@@ -137,7 +137,9 @@ def attack(
         str, typer.Option(help="Folder or address of a model that writes prompts, for `pair`.", show_default=False)
     ] = "",
     served: Annotated[str, typer.Option(help="Name of the model at the endpoint.", show_default=False)] = "",
-    workers: Annotated[int, typer.Option(help="Ray actors that share the work (pip install ray).", min=0)] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Ray actors that share the work; 0: as params.yaml's engine says.", min=0)
+    ] = 0,
     data: Annotated[
         Path | None, typer.Option(help="Folder of prepared data. Without it: artifacts/prepared.", show_default=False)
     ] = None,
@@ -210,11 +212,14 @@ def judge(
     from tasks.environment import quiet
     from tasks.layout import PREPARED
     from tasks.rejudging import calibrate, judge_results
+    from tasks.settings import chosen_engine, load_settings
 
     quiet()
     console = Console()
     if place.is_dir():
-        console.print(*agreements(judge_results(place, by, model, served=served, data=data or PREPARED)), sep="\n")
+        engine = chosen_engine(load_settings())
+        found = judge_results(place, by, model, served=served, data=data or PREPARED, engine=engine)
+        console.print(*agreements(found), sep="\n")
     else:
         console.print(calibrations(calibrate(str(place), text=text, label=label, partial=partial)))
 

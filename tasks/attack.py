@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from jpu.attacks import choose_suite, get_attack
@@ -17,15 +16,16 @@ from jpu.errors import SettingsError
 from jpu.evaluation.evaluate import Evaluation, Measured
 from jpu.files import atomic_folder, write_json
 from jpu.models import Subject, Target
+from jpu.spread import Spread
 from tasks.attackers import with_attackers
 from tasks.card import make_card, write_card
+from tasks.engine import SubjectCopy, copies
 from tasks.evaluate import build, chosen_suite, reporter
-from tasks.fanout import RayPool
 from tasks.layout import PREPARED, SUBJECT, load_prepared
 from tasks.protocol import attempts_folder, describe, finish
 from tasks.results import Metrics, write_results
-from tasks.sections import SubjectSettings
-from tasks.settings import load_settings
+from tasks.sections import EngineSettings
+from tasks.settings import Settings, chosen_engine, load_settings
 from tasks.targets import open_target
 
 RESULTS = Path("artifacts/attacks")
@@ -47,7 +47,7 @@ class Request:
         scale: Factor of every budget.
         controls: Run the attacks' controls as well.
         attacker: Folder or address of a model that writes attacks.
-        workers: Ray actors that share the attacks; 0 for this process alone.
+        workers: Ray actors that share the work; 0 for what params.yaml's engine says.
         data: Folder of behaviors, templates and refusals, as `prepare` writes them.
         out: Name of the results; made of the model's where it is empty.
         reveal: Write prompts and completions in plain text.
@@ -120,14 +120,13 @@ def attack(request: Request) -> Attacked:
     local = isinstance(target, Subject)
     # Nobody knows whether an address still serves the model that it did.
     kept = attempts_folder(protocol, anew=not local)
-    if request.workers:
-        if not isinstance(target, Subject):
-            mend = "Leave --workers out: an endpoint is asked in parallel anyway."
-            raise SettingsError("workers share a model's weights", where=model, mend=mend)
-        with RayPool(partial(_load, model, adapter, place), request.workers) as pool:
-            for control in (False, True)[: 1 + request.controls]:
-                evaluation.campaign.spread(pool.map, target, kept, control=control, report=reporter("fanned out"))
-    measured = measure(target, evaluation, kept, controls=request.controls)
+    if request.workers and not local:
+        mend = "Leave --workers out: an endpoint is asked in parallel anyway."
+        raise SettingsError("workers share a model's weights", where=model, mend=mend)
+    # An endpoint has its own machine.
+    engine = engine_of(request, settings) if local else EngineSettings()
+    with copies(engine, SubjectCopy.of(model, adapter, place)) as over:
+        measured = measure(target, evaluation, kept, controls=request.controls, over=over)
     folder = RESULTS / (request.out or label(target.name if not local else model, adapter))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as made:
@@ -141,18 +140,24 @@ def attack(request: Request) -> Attacked:
     return Attacked(figures[SIDE], measured.not_run, folder)
 
 
-def _load(model: str, adapter: Path | None, place: SubjectSettings) -> Subject:
-    return Subject.load(model, adapter, device=place.device, dtype=place.dtype)
+def engine_of(request: Request, settings: Settings) -> EngineSettings:
+    """The engine of the settings, or so many Ray workers as the request names."""
+    engine = chosen_engine(settings)
+    if not request.workers:
+        return engine
+    return engine.model_copy(update={"kind": "ray", "workers": request.workers})
 
 
-def measure(target: Target, evaluation: Evaluation, folder: Path, *, controls: bool) -> Measured:
+def measure(
+    target: Target, evaluation: Evaluation, folder: Path, *, controls: bool, over: Spread[Subject] | None = None
+) -> Measured:
     """Attack with progress on the terminal; KL and perplexity only where there is an original to compare with."""
     if isinstance(target, Subject):
-        measured = evaluation.measure(target, folder=folder, report=reporter("attacking"))
+        measured = evaluation.measure(target, folder=folder, report=reporter("attacking"), over=over)
     else:
         measured = evaluation.attack(target, folder=folder, report=reporter("attacking"))
     if controls:
-        chance = evaluation.control(target, folder=folder, report=reporter("control"))
+        chance = evaluation.control(target, folder=folder, report=reporter("control"), over=over)
         measured.metrics |= chance.metrics
     return measured
 

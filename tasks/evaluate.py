@@ -24,12 +24,13 @@ from jpu.unlearning.retain import answered_by_reference
 from tasks.attack_suites import attempts_suite
 from tasks.attackers import with_attackers
 from tasks.card import make_card, write_card
+from tasks.engine import SubjectCopy, copies
 from tasks.layout import EVALUATION, PREPARED, SUBJECT, Prepared, RoundFolder, load_prepared
 from tasks.progress import Progress
 from tasks.protocol import attempts_folder, describe, finish
 from tasks.results import Metrics, write_results
 from tasks.sections import EvaluationSettings, Limits
-from tasks.settings import Settings, load_settings
+from tasks.settings import Settings, chosen_engine, load_settings
 from tasks.stage import run_stage
 from tasks.tables import table
 from tasks.tracking import stage_run
@@ -53,12 +54,13 @@ def main() -> None:
             for when, adapter in (("before", None), ("after", last.adapter))
         }
         kept = {when: attempts_folder(protocol, anew=True) for when, protocol in protocols.items()}
-        sides = {
-            when: evaluation.measure(
-                subject, reference=when == "before", folder=folder, report=reporter(f"evaluating {when}")
-            )
-            for when, folder in kept.items()
-        }
+        with copies(chosen_engine(settings), SubjectCopy.of(SUBJECT, last.adapter, settings.subject)) as over:
+            sides = {
+                when: evaluation.measure(
+                    subject, reference=when == "before", folder=folder, report=reporter(f"evaluating {when}"), over=over
+                )
+                for when, folder in kept.items()
+            }
         train = [b for b in data.behaviors if b.split == "train"]
         rounded, trained = stress_protocols(settings.evaluation)
         with subject.reference():

@@ -15,9 +15,10 @@ from jpu.mining.mutations import OPERATORS
 from jpu.mining.own import BARE, NOISE
 from jpu.models import Subject
 from tasks.attack_suites import mined_suite
+from tasks.engine import SubjectCopy, copies
 from tasks.layout import PREPARED, SUBJECT, RoundFolder, load_prepared
 from tasks.mining import Miner
-from tasks.settings import load_settings
+from tasks.settings import chosen_engine, load_settings
 from tasks.stage import run_stage
 from tasks.tracking import stage_run
 from tasks.validation import check
@@ -35,7 +36,8 @@ def main(round: str) -> None:
         subject = Subject.load(SUBJECT, before.adapter, device=settings.subject.device, dtype=settings.subject.dtype)
         miner = Miner.open(subject, data, before.buffer, section, settings.data.limits.prompt)
 
-        batch = miner.mine(int(round), random.Random(f"mine-{settings.seed}-{round}"))
+        with copies(chosen_engine(settings), SubjectCopy.of(SUBJECT, before.adapter, settings.subject)) as over:
+            batch = miner.mine(int(round), random.Random(f"mine-{settings.seed}-{round}"), over=over)
 
         tau = miner.calibration.tau
         converged = batch.fresh.rate < section.converged_below

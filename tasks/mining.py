@@ -12,6 +12,7 @@ from jpu.mining.buffer import Buffer
 from jpu.mining.mine import MiningSettings, Seeds, mine
 from jpu.mining.refusal import Calibration, calibrate_tau
 from jpu.models import Subject, plain_texts
+from jpu.spread import Spread
 from tasks.layout import Prepared
 from tasks.sections import MiningSettings as Section
 
@@ -86,8 +87,17 @@ class Miner:
             list(plain_texts(subject).values()),
         )
 
-    def mine(self, round: int, rng: random.Random, number: int | None = None) -> Batch:
-        """One mining of a round; `number` counts the minings within it, and decides whether the whole buffer is due."""
+    def mine(
+        self, round: int, rng: random.Random, number: int | None = None, over: Spread[Subject] | None = None
+    ) -> Batch:
+        """One mining of a round.
+
+        Args:
+            round: The round.
+            rng: The only source of chance.
+            number: Counts the minings within the round, and decides whether the whole buffer is due.
+            over: Copies of the subject as it is now, which share the scoring.
+        """
         section = self.section
         return mine(
             self.subject,
@@ -109,4 +119,5 @@ class Miner:
                 longest=self.longest,
             ),
             rng,
+            over,
         )

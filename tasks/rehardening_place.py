@@ -29,7 +29,7 @@ from tasks.measurement import Measurement, read_measurement
 from tasks.pipeline import read_plan
 from tasks.rehardening import Rehardening
 from tasks.repository import DATA, open_repo, read_params
-from tasks.settings import Settings, load_settings
+from tasks.settings import ENGINE, Settings, chosen_engine, load_settings
 from tasks.start import start_from
 from tasks.store import open_client, open_experiment, tracking_errors, tracking_uri
 from tasks.tracking import run_tags
@@ -80,8 +80,9 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What commands in the checkout need: the repository's store, by an address that holds anywhere."""
-        return {"MLFLOW_TRACKING_URI": absolute(tracking_uri(), self.checkout.repository)}
+        """What commands in the checkout need: the repository's store, by an address that holds anywhere, its engine."""
+        engine = chosen_engine(self.settings).model_dump_json(exclude_defaults=True)
+        return {"MLFLOW_TRACKING_URI": absolute(tracking_uri(), self.checkout.repository), ENGINE: engine}
 
     @property
     def _data_branch(self) -> str:

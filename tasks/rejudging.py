@@ -5,6 +5,7 @@ Judges that are models are asked about attempts that are kept already; nothing i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,18 +16,32 @@ from jpu.card import Judging
 from jpu.errors import DataError, SettingsError
 from jpu.evaluation.agreement import Confusion, confusion
 from jpu.files import read_json
-from jpu.judges import Completion, Grader, Judge, make_judge
+from jpu.judges import Completion, Grade, Grader, Judge, make_judge
 from jpu.judges.labels import Partial, read_labelled
 from jpu.judges.refusal import RefusalJudge
+from jpu.spread import Here, by_length, gathered
+from tasks.engine import copies, digest
 from tasks.judging import completions_of, judging, rule_votes
 from tasks.layout import PREPARED, load_prepared
 from tasks.protocol import budgets_of, kept_attempts
+from tasks.sections import EngineSettings
 from tasks.targets import is_address, open_target
 
 GRADERS = ("harmbench", "strongreject", "rubric")
+# Completions × characters of the longest, its question included, that a judge is asked about at a time: some forty
+# short ones.
+_PIECE = 8000
 
 
-def judge_results(folder: Path, by: str, model: str, *, served: str = "", data: Path = PREPARED) -> Judging:
+def judge_results(
+    folder: Path,
+    by: str,
+    model: str,
+    *,
+    served: str = "",
+    data: Path = PREPARED,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008  # frozen
+) -> Judging:
     """Ask a judge that is a model about the stored attempts of a measurement, beside the judges by rule.
 
     Args:
@@ -35,21 +50,72 @@ def judge_results(folder: Path, by: str, model: str, *, served: str = "", data: 
         model: Folder of the judge, or the address of an endpoint (for a rubric).
         served: Name of the model at the endpoint.
         data: What the results were measured on.
+        engine: Whether copies of the judge share the attempts.
 
     Raises:
         DataError: There are no results, or their attempts are gone.
         SettingsError: There is no such judge.
         ModelError: The judge cannot be loaded.
+        InfrastructureError: The cluster of the engine cannot be reached.
     """
     known = load_prepared(data)
     attempts = _stored(folder)
     behaviors = {b.id: b for b in known.behaviors}
     if any(a.behavior not in behaviors for a in attempts):
         raise DataError("not the data of these results", where=str(data), mend="Name their folder with --data.")
-    grader = open_grader(by, model, served)
     votes = rule_votes(attempts, behaviors, known.refusal_texts)
-    votes[by] = [grade.verdict for grade in grader.grade(completions_of(attempts, behaviors))]
+    said = completions_of(attempts, behaviors)
+    votes[by] = [grade.verdict for grade in grade(said, GraderCopy.of(by, model, served), engine)]
     return judging(votes)
+
+
+@dataclass(frozen=True)
+class GraderCopy:
+    """Loads a judge that is a model.
+
+    Attributes:
+        by: One of `GRADERS`.
+        model: Folder of the judge, or the address of an endpoint.
+        served: Name of the model at the endpoint.
+    """
+
+    by: str
+    model: str
+    served: str = ""
+
+    @classmethod
+    def of(cls, by: str, model: str, served: str = "") -> GraderCopy:
+        """A copy of what lies in this folder, by its whole path, for a process that works elsewhere."""
+        return cls(by, str(Path(model).absolute()) if Path(model).exists() else model, served)
+
+    def __call__(self) -> Grader:
+        """Load it. Raises SettingsError or ModelError."""
+        return open_grader(self.by, self.model, self.served)
+
+    def digest(self) -> str:
+        """As `tasks.fanout.Loader.digest`."""
+        return digest(Path(self.model))
+
+
+def grade(completions: Sequence[Completion], load: GraderCopy, engine: EngineSettings) -> list[Grade]:
+    """Have completions graded, by copies of the judge where the engine has some; the grades are the same.
+
+    Raises:
+        SettingsError: There is no such judge, or no Ray.
+        ModelError: The judge cannot be loaded.
+        InfrastructureError: The cluster cannot be reached.
+    """
+    if is_address(load.model):
+        # It has its own machine, and is asked in parallel.
+        return load().grade(completions)
+    pieces = by_length([c.query + c.text for c in completions], _PIECE)
+    given = [[completions[i] for i in piece] for piece in pieces]
+    with copies(engine, load) as over:
+        return gathered(pieces, (over or Here(load()))(_graded, given))
+
+
+def _graded(grader: Grader, completions: Sequence[Completion]) -> list[Grade]:
+    return grader.grade(completions)
 
 
 def open_grader(by: str, model: str, served: str = "") -> Grader:

@@ -362,6 +362,29 @@ class EvaluationSettings(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
 
 
+# where work is done
+
+
+class EngineSettings(Section):
+    """Where the work of a stage is done (`tasks.engine`); decides nothing about its results."""
+
+    kind: Literal["local", "ray"] = "local"
+    workers: Count = 2
+    threads: Count = 1
+    address: str = ""
+    processes: Count = 1
+    accelerate: str = ""
+    shard: bool = False
+
+    @model_validator(mode="after")
+    def _processes_are_counted_once(self) -> Self:
+        if self.accelerate and self.processes > 1:
+            raise wrong("accelerate's file says how many processes there are: set this to 1", "processes")
+        if self.shard and self.processes == 1 and not self.accelerate:
+            raise wrong("weights are divided among processes, and there is one", "shard")
+        return self
+
+
 # re-hardening
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from jpu.unlearning.defences.settings import DefenceSettings
 from tasks.params import PARAMS, Document, read_document
 from tasks.sections import (
     DataSettings,
+    EngineSettings,
     EvaluationSettings,
     GateSettings,
     InboxSettings,
@@ -34,6 +36,9 @@ from tasks.sections import (
 )
 
 SectionT = TypeVar("SectionT", bound=Section)
+
+# Section `engine` as JSON, in place of params.yaml's: a checkout of an old commit works where its caller does.
+ENGINE = "JPU_ENGINE"
 
 
 class Round(Section):
@@ -75,6 +80,7 @@ class Settings(Section):
     rounds: dict[str, Round]
     last_round: str
     beside: Beside = Beside()
+    engine: EngineSettings = EngineSettings()
     inbox: InboxSettings = InboxSettings()
     reharden: RehardenSettings = RehardenSettings()
     gates: GateSettings = GateSettings()
@@ -189,6 +195,22 @@ def checked(
         return kind.model_validate_json(json.dumps(document.value if value is None else value, default=str))
     except ValidationError as error:
         raise _settings_error(document, error, at) from None
+
+
+def chosen_engine(settings: Settings) -> EngineSettings:
+    """Where work is done: as JPU_ENGINE in the environment says, or else params.yaml. Raises SettingsError."""
+    given = os.environ.get(ENGINE)
+    if not given:
+        return settings.engine
+    try:
+        return EngineSettings.model_validate_json(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise SettingsError(
+            f"{'.'.join(map(str, first['loc'])) or 'the value'}: {first['msg']}",
+            where=ENGINE,
+            mend='Write the section as JSON, such as {"kind": "ray", "workers": 4}, or unset it. Nothing was written.',
+        ) from None
 
 
 def set_profile(name: str, path: Path | str = PARAMS) -> None:

@@ -22,6 +22,7 @@ from jpu.data.schemas import Behavior
 from jpu.errors import DataError, SettingsError
 from jpu.files import read_json, write_json
 from jpu.models import Subject, Target
+from jpu.spread import Spread
 
 # Told the attack, the behaviors that are done, and how many there are.
 Report = Callable[[str, int, int], None]
@@ -63,9 +64,8 @@ class Piece:
     control: bool
 
 
-# Maps a function of a subject and a piece over pieces, in order.
+# The attempts of a piece, and the seconds that they took.
 Made = tuple[list[Attempt], float]
-Spread = Callable[[Callable[[Subject, Piece], Made], Sequence[Piece]], Sequence[Made]]
 
 
 @dataclass
@@ -150,30 +150,40 @@ class Campaign:
         return outcome
 
     def spread(
-        self, over: Spread, target: Target, folder: Path, *, control: bool = False, report: Report | None = None
+        self,
+        over: Spread[Subject],
+        target: Target,
+        folder: Path,
+        *,
+        control: bool = False,
+        report: Report | None = None,
     ) -> None:
-        """Have the pieces that are not kept yet made elsewhere, and keep them; `run` then finds all of them.
+        """Have the pieces that are not kept yet made elsewhere, each kept as it comes; `run` then finds all of them.
 
-        What a stopped run loses is the attack that was under way.
+        The pieces of all attacks go out together, so that nobody waits for the last of one. What a stopped run loses
+        is the pieces that were under way.
 
         Args:
-            over: Maps a function over pieces on copies of the model (`tasks.fanout`).
+            over: Copies of the model.
             target: The model, to tell which attacks can be run on it.
             folder: Where the pieces are kept.
             control: Run the controls.
             report: Told how far each attack is.
         """
         left_out = self._left_out(target)
-        for name in self.attacks:
-            if name in left_out:
-                continue
-            pieces = self.pieces(name, control)
-            waiting = [piece for piece in pieces if read_piece(self._place(folder, piece)) is None]
-            for piece, made in zip(waiting, over(self.attempt, waiting), strict=True):
-                keep_piece(self._place(folder, piece), *made)
+        pieces = [piece for name in self.attacks if name not in left_out for piece in self.pieces(name, control)]
+        waiting = [piece for piece in pieces if read_piece(self._place(folder, piece)) is None]
+        sizes = {name: sum(len(p.behaviors) for p in pieces if p.attack == name) for name in self.attacks}
+        left = {name: sum(len(p.behaviors) for p in waiting if p.attack == name) for name in self.attacks}
+
+        def arrived(place: int, made: Made) -> None:
+            piece = waiting[place]
+            keep_piece(self._place(folder, piece), *made)
+            left[piece.attack] -= len(piece.behaviors)
             if report is not None:
-                total = sum(len(piece.behaviors) for piece in pieces)
-                report(name, total, total)
+                report(piece.attack, sizes[piece.attack] - left[piece.attack], sizes[piece.attack])
+
+        over(self.attempt, waiting, arrived)
 
     def pieces(self, name: str, control: bool = False) -> list[Piece]:
         """The pieces of an attack, in their order."""
@@ -181,9 +191,7 @@ class Campaign:
         starts = range(0, len(behaviors), size)
         return [Piece(name, start, tuple(behaviors[start : start + size]), control) for start in starts]
 
-    def attempt(
-        self, target: Target, piece: Piece, progress: Callable[[int, int], None] | None = None
-    ) -> tuple[list[Attempt], float]:
+    def attempt(self, target: Target, piece: Piece, progress: Callable[[int, int], None] | None = None) -> Made:
         """Run one piece: its attempts, and the seconds that they took."""
         attack = self.attacks[piece.attack]
         rng = random.Random(f"{self.seed}-{piece.attack}-{'control-' * piece.control}{piece.start}")

@@ -22,6 +22,7 @@ from jpu.evaluation.metrics import Estimate, mean, perplexity
 from jpu.evaluation.probes import probe
 from jpu.evaluation.rates import Bootstrap, Figures, attack_rates, control_rates, utility_rates
 from jpu.models import Subject, Target
+from jpu.spread import Spread, of_reference
 from jpu.unlearning.anchors import own_refusals
 from jpu.unlearning.retain import RetainMix, build_retain
 
@@ -134,7 +135,13 @@ class Evaluation:
         self.campaign = Campaign(arena, protocol.suite, seed=protocol.seed, attacks=attacks, required=required)
 
     def measure(
-        self, subject: Subject, *, reference: bool = False, folder: Path | None = None, report: Report | None = None
+        self,
+        subject: Subject,
+        *,
+        reference: bool = False,
+        folder: Path | None = None,
+        report: Report | None = None,
+        over: Spread[Subject] | None = None,
     ) -> Measured:
         """Attack, probe and judge one model, and measure how far it has moved from M_0.
 
@@ -143,16 +150,26 @@ class Evaluation:
             reference: Measure M_0, the same subject with its adapter disabled.
             folder: Where attempts are kept, and found again after a kill; None to keep none.
             report: Called with what is being done, done and total.
+            over: Copies of M_θ that share attacks and probes. The figures are the same.
         """
         if reference:
             with subject.reference():
-                return self.measure(subject, folder=folder, report=report)
-        measured = self.attack(subject, folder=folder, report=report)
+                return self.measure(subject, folder=folder, report=report, over=of_reference(over) if over else None)
+        measured = self.attack(subject, folder=folder, report=report, over=over)
         measured.metrics |= self._moved(subject)
         return measured
 
-    def attack(self, target: Target, *, folder: Path | None = None, report: Report | None = None) -> Measured:
-        """Attack, probe and judge a model that may be no more than an endpoint."""
+    def attack(
+        self,
+        target: Target,
+        *,
+        folder: Path | None = None,
+        report: Report | None = None,
+        over: Spread[Subject] | None = None,
+    ) -> Measured:
+        """Attack, probe and judge a model that may be no more than an endpoint; copies share attacks that are kept."""
+        if over is not None and folder is not None:
+            self.campaign.spread(over, target, folder, report=report)
         outcome = self.campaign.run(target, folder=folder, report=report)
         probes = probe(
             target,
@@ -162,11 +179,21 @@ class Evaluation:
             max_new_tokens=self.protocol.max_new_tokens,
             rng=random.Random(f"{self.protocol.seed}-probe"),
             progress=None if report is None else lambda done, total: report("probes", done, total),
+            over=over,
         )
         return self.figures(outcome, probes)
 
-    def control(self, target: Target, *, folder: Path | None = None, report: Report | None = None) -> Measured:
+    def control(
+        self,
+        target: Target,
+        *,
+        folder: Path | None = None,
+        report: Report | None = None,
+        over: Spread[Subject] | None = None,
+    ) -> Measured:
         """The attacks' controls: what chance gets through in their place."""
+        if over is not None and folder is not None:
+            self.campaign.spread(over, target, folder, control=True, report=report)
         outcome = self.campaign.run(target, folder=folder, control=True, report=report)
         judged = {name: self.judge(found) for name, found in outcome.attempts.items()}
         return Measured(control_rates(judged, self.protocol.bootstrap), judged, [], outcome.spent, outcome.not_run)

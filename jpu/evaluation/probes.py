@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 
 from jpu.attacks.base import Attempt, Progress, bare_attempt, complete, wrapped_attempt
 from jpu.data.schemas import Behavior, Template
 from jpu.models import Target
+from jpu.spread import Here, Spread, by_beginning, gathered
 
 BARE = "probe_bare"
 WRAPPED = "probe_wrapped"
+# Characters of prompts that are completed together. They share what they begin with, and a step of decoding costs
+# little less for fewer of them.
+PIECE = 16000
 
 
 def probe(
@@ -22,6 +27,7 @@ def probe(
     max_new_tokens: int,
     rng: random.Random,
     progress: Progress | None = None,
+    over: Spread[Target] | None = None,
 ) -> list[Attempt]:
     """Ask everything that has to be answered, once bare and in some wordings of every jailbreak family.
 
@@ -33,6 +39,7 @@ def probe(
         max_new_tokens: Bound on a completion.
         rng: Source of the draw.
         progress: Called with done and total.
+        over: Copies of the model that share the prompts; None for the model itself. The completions are the same.
 
     Returns:
         Attempts with completions, named ``probe_bare`` or ``probe_wrapped``.
@@ -48,4 +55,20 @@ def probe(
         attempts.append(bare_attempt(BARE, behavior))
         for family in rng.sample(sorted(families), min(wordings, len(families))):
             attempts.append(wrapped_attempt(WRAPPED, behavior, rng.choice(families[family])))
-    return complete(target, attempts, max_new_tokens, progress)
+    pieces = by_beginning([attempt.prompt for attempt in attempts], PIECE)
+    done = 0
+
+    def arrived(place: int, found: Sequence[Attempt]) -> None:
+        nonlocal done
+        done += len(found)
+        if progress is not None:
+            progress(done, len(attempts))
+
+    ask = partial(_completed, max_new_tokens)
+    found = (over or Here(target))(ask, [[attempts[i] for i in piece] for piece in pieces], arrived)
+    return gathered(pieces, found)
+
+
+def _completed(max_new_tokens: int, target: Target, attempts: Sequence[Attempt]) -> list[Attempt]:
+    """One piece."""
+    return complete(target, attempts, max_new_tokens)

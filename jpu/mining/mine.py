@@ -1,7 +1,7 @@
 """On-policy mining: find the prompts that the current model does not refuse (docs/method.md 1).
 
 Start from fresh template × query pairs and from the buffer, score them under M_t, mutate the queries of those
-above τ, score the offspring, and go on from what is still above τ. One batched scoring call a step.
+above τ, score the offspring, and go on from what is still above τ. Copies of the model may share the scoring.
 
 Does not train, generate, read or write; sees one split only.
 """
@@ -16,11 +16,19 @@ from jpu.mining.breeding import Breeder, MiningSettings, Seeds, unseen
 from jpu.mining.buffer import Buffer
 from jpu.mining.entry import Entry
 from jpu.mining.refusal import Scorer, refusal_loss
+from jpu.spread import Spread
 
 __all__ = ["Batch", "MiningSettings", "Seeds", "mine"]
 
 
-def mine(subject: Scorer, seeds: Seeds, buffer: Buffer, settings: MiningSettings, rng: random.Random) -> Batch:
+def mine(
+    subject: Scorer,
+    seeds: Seeds,
+    buffer: Buffer,
+    settings: MiningSettings,
+    rng: random.Random,
+    over: Spread[Scorer] | None = None,
+) -> Batch:
     """Mine one round; the buffer takes in what is above τ and lets go of what stays low.
 
     Args:
@@ -29,6 +37,7 @@ def mine(subject: Scorer, seeds: Seeds, buffer: Buffer, settings: MiningSettings
         buffer: The buffer so far; changed in place.
         settings: τ and the budget.
         rng: The only source of chance.
+        over: Copies of the model that share the scoring; None for the model itself. The batch is the same.
 
     Returns:
         B_t with its tallies; without parents when the model refuses everything that was tried.
@@ -39,6 +48,11 @@ def mine(subject: Scorer, seeds: Seeds, buffer: Buffer, settings: MiningSettings
     """
     breeder = Breeder(seeds, settings, rng)
     refusals = [refusal.text for refusal in seeds.refusals]
+
+    def score(entries: Sequence[Entry]) -> list[Entry]:
+        losses = refusal_loss(subject, [entry.prompt for entry in entries], refusals, over).tolist()
+        return [entry.model_copy(update={"loss": loss}) for entry, loss in zip(entries, losses, strict=True)]
+
     number = settings.round if settings.number is None else settings.number
     due = settings.rescore_every > 0 and number % settings.rescore_every == 0
     old = buffer.sample(len(buffer) if due else settings.revisit, rng)
@@ -46,7 +60,7 @@ def mine(subject: Scorer, seeds: Seeds, buffer: Buffer, settings: MiningSettings
     fresh = unseen(breeder.fresh(), known)
 
     tau = settings.tau
-    start = _score(subject, [*old, *fresh], refusals)
+    start = score([*old, *fresh])
     for entry in start[: len(old)]:
         buffer.visit(entry.id, entry.known_loss, tau)
     parents = _above(start, tau)
@@ -56,7 +70,7 @@ def mine(subject: Scorer, seeds: Seeds, buffer: Buffer, settings: MiningSettings
     offspring: list[Entry] = []
     breeding = list(parents)
     for _ in range(settings.iterations):
-        children = _score(subject, breeder.breed(breeding, known), refusals)
+        children = score(breeder.breed(breeding, known))
         above = _above(children, tau)
         for entry in above:
             buffer.add(entry)
@@ -75,11 +89,6 @@ def mine(subject: Scorer, seeds: Seeds, buffer: Buffer, settings: MiningSettings
         by_operator=tallies(made, tau),
         mean_loss=sum(entry.known_loss for entry in scored) / len(scored) if scored else 0.0,
     )
-
-
-def _score(subject: Scorer, entries: Sequence[Entry], refusals: Sequence[str]) -> list[Entry]:
-    losses = refusal_loss(subject, [entry.prompt for entry in entries], refusals).tolist()
-    return [entry.model_copy(update={"loss": float(loss)}) for entry, loss in zip(entries, losses, strict=True)]
 
 
 def _above(entries: Sequence[Entry], tau: float) -> list[Entry]:

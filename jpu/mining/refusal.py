@@ -10,12 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from jpu.errors import ModelError, SubjectError
+from jpu.spread import Here, Spread, by_beginning, gathered
+
+# Characters of prompts that are scored together, some 4,000 tokens: enough to share beginnings and to keep a processor
+# busy, and few enough for a mining of two hundred prompts to be shared.
+PIECE = 16000
 
 
 class Scorer(Protocol):
@@ -51,7 +57,9 @@ class Calibration:
     quantile_loss: float
 
 
-def refusal_loss(subject: Scorer, prompts: Sequence[str], refusals: Sequence[str]) -> Tensor:
+def refusal_loss(
+    subject: Scorer, prompts: Sequence[str], refusals: Sequence[str], over: Spread[Scorer] | None = None
+) -> Tensor:
     """ℓ(J) = min over y_ref of the mean NLL per token of y_ref after J.
 
     [inferred] as a form; the minimum over wordings is [ours].
@@ -60,6 +68,7 @@ def refusal_loss(subject: Scorer, prompts: Sequence[str], refusals: Sequence[str
         subject: The model.
         prompts: n full prompts.
         refusals: v refusals in the model's own wording.
+        over: Copies of the model that share the prompts; None for the model itself. The losses are the same.
 
     Returns:
         (n,) float32, nats per token.
@@ -72,14 +81,23 @@ def refusal_loss(subject: Scorer, prompts: Sequence[str], refusals: Sequence[str
         raise ValueError("the refusal loss needs at least one refusal")
     if not prompts:
         return torch.zeros(0)
-    rows = [prompt for prompt in prompts for _ in refusals]
-    losses = subject.nll(rows, list(refusals) * len(prompts)).float()
-    least: Tensor = losses.view(len(prompts), len(refusals)).min(dim=1).values
+    pieces = by_beginning(prompts, PIECE)
+    score = partial(_least, tuple(refusals))
+    found = (over or Here(subject))(score, [[prompts[i] for i in piece] for piece in pieces])
+    least = torch.tensor(gathered(pieces, found))
     if not bool(torch.isfinite(least).all()):
         raise ModelError(
             "the model gives a loss that is not finite",
             mend="Its weights are broken or overflow in this dtype: try float32, or restore the model.",
         )
+    return least
+
+
+def _least(refusals: Sequence[str], subject: Scorer, prompts: Sequence[str]) -> list[float]:
+    """The losses of one piece."""
+    rows = [prompt for prompt in prompts for _ in refusals]
+    losses = subject.nll(rows, list(refusals) * len(prompts)).float()
+    least: list[float] = losses.view(len(prompts), len(refusals)).min(dim=1).values.tolist()
     return least
 
 

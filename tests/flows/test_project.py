@@ -27,11 +27,17 @@ PLUMBING = {
     "jpu/data/schemas.py",
     "jpu/errors.py",
     "jpu/files.py",
+    "jpu/processes.py",
+    "jpu/rows.py",
+    "jpu/sharding.py",
     "jpu/retries.py",
     "tasks/__init__.py",
+    "tasks/engine.py",
     "tasks/environment.py",
+    "tasks/fanout.py",
     "tasks/fingerprint.py",
     "tasks/layout.py",
+    "tasks/processes.py",
     "tasks/progress.py",
     "tasks/sections.py",
     "tasks/settings.py",
@@ -39,7 +45,7 @@ PLUMBING = {
     "tasks/tracking.py",
 }
 # Reached by import only: attacks that the gates do not run, and adapters, of which a subject has none.
-NO_PART = {"subject": ("jpu/attacks", "jpu/adversary", "jpu/mining", "jpu/paths", "jpu/unlearning")}
+NO_PART = {"subject": ("jpu/attacks", "jpu/adversary", "jpu/mining", "jpu/paths", "jpu/spread.py", "jpu/unlearning")}
 
 
 def definition(stage: str) -> dict[str, list[object]]:

@@ -9,7 +9,8 @@ import yaml
 
 from jpu.errors import SettingsError, StorageError
 from jpu.unlearning.defences.settings import CircuitBreakersSettings, JpuSwitches, NpoSettings
-from tasks.settings import load_settings, set_profile
+from tasks.sections import EngineSettings
+from tasks.settings import ENGINE, chosen_engine, load_settings, set_profile
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 # The head of the file is somebody's to change; these tests need one that they know.
@@ -209,3 +210,43 @@ def test_a_failed_write_keeps_the_file(params: Path, monkeypatch: pytest.MonkeyP
         set_profile("custom", params)
     assert params.read_text(encoding="utf-8") == TEXT
     assert list(params.parent.iterdir()) == [params]
+
+
+@pytest.mark.parametrize(
+    ("engine", "says", "mend"),
+    [
+        ("{kinds: ray}", "unknown key 'kinds'", "Did you mean 'kind'?"),
+        ("{kind: spark}", "'local' or 'ray', not 'spark'", "Mend the value"),
+        ("{workers: 0}", "greater than or equal to 1, not 0", "Mend the value"),
+        ("{processes: 2, accelerate: a.yaml}", "set this to 1", "Mend the value"),
+        ("{shard: true}", "there is one", "Mend the value"),
+    ],
+)
+def test_a_wrong_engine_is_named_with_its_line(params: Path, engine: str, says: str, mend: str) -> None:
+    change(params, "last_round: '2'\n", f"last_round: '2'\nengine: {engine}\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(params)
+    assert says in caught.value.what and mend in caught.value.mend
+    assert "line 7, key engine." in str(caught.value.where)
+
+
+def test_the_engine_of_the_environment_comes_first(params: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(params, "last_round: '2'\n", "last_round: '2'\nengine: {kind: ray, workers: 3}\n")
+    settings = load_settings(params)
+    assert chosen_engine(settings) == EngineSettings(kind="ray", workers=3)
+    monkeypatch.setenv(ENGINE, '{"processes": 2}')
+    assert chosen_engine(settings) == EngineSettings(processes=2)
+    # What a command in another checkout is given says the same there.
+    monkeypatch.setenv(ENGINE, chosen_engine(settings).model_dump_json(exclude_defaults=True))
+    assert chosen_engine(settings) == EngineSettings(processes=2)
+    for given, says in (('{"kind": "rai"}', "kind"), ("ray", "JSON"), ('{"kindd": "ray"}', "kindd")):
+        monkeypatch.setenv(ENGINE, given)
+        with pytest.raises(SettingsError, match=says) as caught:
+            chosen_engine(settings)
+        assert caught.value.where == ENGINE and '"kind": "ray"' in caught.value.mend
+
+
+def test_dvc_does_not_watch_the_engine() -> None:
+    stages = yaml.safe_load((PARAMS.parent / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    watched = [str(param) for stage in stages.values() for param in stage.get("do", stage)["params"]]
+    assert "seed" in watched and not [param for param in watched if param.startswith("engine")]

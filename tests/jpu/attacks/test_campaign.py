@@ -21,6 +21,7 @@ from jpu.data.schemas import Behavior, Refusal, Template
 from jpu.errors import DataError, SettingsError
 from jpu.models import Subject, Target
 from jpu.sandbox.world import build_behaviors, build_places
+from jpu.spread import Here
 
 Make = Callable[..., Subject]
 
@@ -178,14 +179,25 @@ def test_a_run_one_from_kept_pieces_and_one_that_was_spread_are_the_same(
     assert written.attempts == again.attempts == whole.attempts
     assert len(first.ran) == 3 and again.spent == written.spent
 
-    def over(function: Callable[[Subject, Piece], Made], pieces: Sequence[Piece]) -> list[Made]:
+    def over(
+        function: Callable[[Subject, Piece], Made],
+        pieces: Sequence[Piece],
+        arrived: Callable[[int, Made], None] | None = None,
+    ) -> list[Made]:
         # As workers do it: each piece by itself, in any order, put back in theirs.
-        made = {piece.start: function(subject, piece) for piece in reversed(pieces)}
-        return [made[piece.start] for piece in pieces]
+        made = {}
+        for place in reversed(range(len(pieces))):
+            made[place] = function(subject, pieces[place])
+            assert arrived is not None
+            arrived(place, made[place])
+        return [made[place] for place in range(len(pieces))]
 
     second = Numbered()
     spread = campaign(arena, second)
-    spread.spread(over, subject, tmp_path / "two")
+    told: list[tuple[str, int, int]] = []
+    spread.spread(over, subject, tmp_path / "two", report=lambda *what: told.append(what))
+    # Behaviors, as in a run, and not pieces.
+    assert told == [("numbered", 1, 7), ("numbered", 4, 7), ("numbered", 7, 7)]
     assert [ids_ for _, ids_ in second.ran] == [tuple(one) for one in reversed(ids(spread.pieces("numbered")))]
     assert spread.run(subject, folder=tmp_path / "two").attempts == whole.attempts
     assert len(second.ran) == 3
@@ -197,6 +209,12 @@ def test_a_run_one_from_kept_pieces_and_one_that_was_spread_are_the_same(
     assert len(second.ran) == 4 and kept(tmp_path / "one") == kept(tmp_path / "two")
     spread.spread(over, subject, tmp_path / "two")
     assert len(second.ran) == 4
+
+    # Each is kept as it comes: what a stopped run loses is what was under way.
+    stopping = Numbered(stop_before=2)
+    with pytest.raises(Stopped):
+        campaign(arena, stopping).spread(Here(subject), subject, tmp_path / "three")
+    assert list(kept(tmp_path / "three")) == list(kept(tmp_path / "two"))[:2]
 
 
 def test_the_draws_hang_on_seed_attack_and_place_alone(arena: Arena, subject: Subject) -> None:
@@ -345,7 +363,7 @@ def test_what_cannot_be_run_is_left_out_with_its_reason(arena: Arena, subject: S
     assert made.run(target, control=True).not_run == outcome.not_run
 
     shutil.rmtree(tmp_path)
-    made.spread(lambda function, pieces: [function(subject, piece) for piece in pieces], target, tmp_path)
+    made.spread(Here(subject), target, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["numbered-1xall"]
 
     required = Campaign(small, suite, seed=0, attacks={"numbered": own}, required=True)
@@ -355,7 +373,7 @@ def test_what_cannot_be_run_is_left_out_with_its_reason(arena: Arena, subject: S
     # Said before anything is spent.
     assert caught.value.where == "somewhere else" and len(own.ran) == before
     with pytest.raises(SettingsError):
-        required.spread(lambda function, pieces: [], target, tmp_path)
+        required.spread(Here(subject), target, tmp_path)
 
 
 def test_an_attack_that_nobody_knows_is_refused(arena: Arena) -> None:
@@ -400,18 +418,6 @@ def test_progress_only_grows_and_a_piece_is_done_when_it_is_kept(
     said.clear()
     made.run(subject, folder=tmp_path, report=report)
     assert said == [3, 6, 7]
-
-
-def test_a_spread_says_when_an_attack_is_done(arena: Arena, subject: Subject, tmp_path: Path) -> None:
-    said: list[tuple[str, int, int]] = []
-    campaign(arena).spread(
-        lambda function, pieces: [function(subject, piece) for piece in pieces],
-        subject,
-        tmp_path,
-        report=lambda *one: said.append(one),
-    )
-    # Behaviors, as in a run, and not pieces.
-    assert said == [("numbered", 7, 7)]
 
 
 # Suites
