@@ -15,6 +15,9 @@ from jpu.mining.own import noise
 from jpu.models import Subject
 from jpu.paths.path import Path as JailbreakPath
 from jpu.paths.path import Units
+from jpu.processes import ALONE, Processes
+from jpu.rows import undivided
+from jpu.spread import Spread
 from jpu.unlearning.adapter import adapter_factors, adapter_path, attach, detach
 from jpu.unlearning.anchors import compute_anchors, own_refusals
 from jpu.unlearning.defences.base import Defence, Materials
@@ -48,10 +51,20 @@ class Stretches:
         round: Number of the round.
         seed: Of the minings.
         frozen: Whether the first mining is the last.
+        over: Processes that share the scoring.
     """
 
-    def __init__(self, miner: Miner, batch: Sequence[Entry], round: int, seed: str, *, frozen: bool = False) -> None:
-        self.miner, self.round, self.seed, self.frozen = miner, round, seed, frozen
+    def __init__(
+        self,
+        miner: Miner,
+        batch: Sequence[Entry],
+        round: int,
+        seed: str,
+        *,
+        frozen: bool = False,
+        over: Spread[Subject] | None = None,
+    ) -> None:
+        self.miner, self.round, self.seed, self.frozen, self.over = miner, round, seed, frozen, over
         self.seen = {e.id: e for e in batch}
         self.rate = 0.0
         for entry in batch:
@@ -60,7 +73,8 @@ class Stretches:
     def refresh(self, number: int) -> Mined:
         """Mine for a stretch, and give the entries that it draws from."""
         if number == 0 or not self.frozen:
-            mined = self.miner.mine(self.round, random.Random(f"unlearn-{self.seed}-{number}"), number + 1)
+            rng = random.Random(f"unlearn-{self.seed}-{number}")
+            mined = self.miner.mine(self.round, rng, number + 1, self.over)
             self.seen.update({e.id: e for e in mined.entries})
             self.rate = mined.fresh.rate
         live = self.miner.buffer.parents(self.miner.calibration.tau)
@@ -113,7 +127,9 @@ class PathAnew:
         """From what gets through now, or, where nothing does, from all that was tried."""
         rng = random.Random(f"identify-{self.seed}-stretch-{number}")
         entries = mined.live or mined.scored
-        return searched(self.subject, self.data, entries, self.paths, number, rng).path
+        # It calls layers by themselves.
+        with undivided(self.subject.base):
+            return searched(self.subject, self.data, entries, self.paths, number, rng).path
 
     def adopt(self, path: JailbreakPath) -> Defence[Any]:
         """Attach again with the units of both."""
@@ -151,6 +167,7 @@ def build(
     path: JailbreakPath,
     paths: PathsSettings,
     retained: Retained | None = None,
+    processes: Processes = ALONE,
 ) -> Training:
     """A training of the settings' defence.
 
@@ -163,6 +180,7 @@ def build(
         path: The identified path; where it is trained, the path of earlier rounds joins it.
         paths: How paths are searched, where `section.reidentify` asks for it.
         retained: Keeps what M_0 says on a retain set from one training of this subject to the next.
+        processes: Those that train together.
     """
     data, held_out = prepared.split("train"), prepared.split("validation")
     trained = trained_part(section, len(subject.layers))
@@ -224,6 +242,7 @@ def build(
         ),
         seed,
         PathAnew(subject, data, paths, trained, seed, defence) if section.reidentify else None,
+        processes,
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jpu.checkpoint import Checkpoint
+from jpu.errors import SettingsError
 from jpu.mining.entry import Entry
-from jpu.models import Subject
+from jpu.models import Subject, pick_dtype
 from jpu.paths.path import Path as JailbreakPath
+from jpu.processes import ALONE, Processes
 from jpu.unlearning.adapter import save_adapter
 from jpu.unlearning.training import Outcome
 from tasks.fingerprint import fingerprint
@@ -27,20 +29,20 @@ class Rectification(NamedTuple):
     checkpoint: Checkpoint
 
 
-def rectify(settings: Settings, round: str, batch: list[Entry], run: StageRun) -> Rectification:
-    """Train the round's adapter and write it and its buffer."""
+def rectify(
+    settings: Settings, round: str, batch: list[Entry], run: StageRun, processes: Processes = ALONE
+) -> Rectification:
+    """Train the round's adapter and write it and its buffer; of several processes, the main one writes."""
     section = settings.unlearning
     before, now = RoundFolder(settings.rounds[round].prev), RoundFolder(round)
     path = JailbreakPath.load(now.path)
     prepared = load_prepared()
-    subject = Subject.load(SUBJECT, device=settings.subject.device, dtype=settings.subject.dtype)
+    subject = _load(settings, processes)
     adapt(subject, path, section, previous=before.adapter, seed=settings.seed)
-    data = prepared.split("train")
-    miner = Miner.open(subject, data, before.buffer, settings.mining, settings.data.limits.prompt)
-    seed = f"{settings.seed}-{round}"
-    stretches = Stretches(miner, batch, int(round), seed, frozen=section.frozen)
-    training = build(subject, prepared, miner, section, seed, path, settings.paths)
+    if processes.sharded:
+        from jpu.sharding import shard_layers
 
+        shard_layers(subject.model, processes.size, processes.device)
     key = fingerprint(
         PREPARED,
         SUBJECT,
@@ -60,21 +62,46 @@ def rectify(settings: Settings, round: str, batch: list[Entry], run: StageRun) -
     )
     checkpoint = Checkpoint(CHECKPOINTS / f"unlearn-{round}", key)
     report = Progress(f"rectifying, round {round}")
-    done = training.run(
-        stretches.refresh,
-        checkpoint,
-        stretches.carry,
-        stretches.restore,
-        lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}, retain KL {row.get('retain', 0.0):.4f}"),
-    )
+    with processes.shared(subject.model):
+        data = prepared.split("train")
+        miner = Miner.open(subject, data, before.buffer, settings.mining, settings.data.limits.prompt)
+        seed = f"{settings.seed}-{round}"
+        over = processes.spread(subject)
+        stretches = Stretches(miner, batch, int(round), seed, frozen=section.frozen, over=over)
+        training = build(subject, prepared, miner, section, seed, path, settings.paths, processes=processes)
+        done = training.run(
+            stretches.refresh,
+            checkpoint,
+            stretches.carry,
+            stretches.restore,
+            lambda step, steps, row: report(
+                step, steps, f"loss {row['loss']:.3f}, retain KL {row.get('retain', 0.0):.4f}"
+            ),
+        )
 
-    save_adapter(subject.model, now.adapter)
-    miner.buffer.write(now.buffer)
+    if processes.main:
+        save_adapter(subject.model, now.adapter)
+        miner.buffer.write(now.buffer)
     for row in done.history:
         run.metrics({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
     for check in done.checks:
         run.metrics({f"check.{k}": v for k, v in check.items() if k != "step"}, step=int(check["step"]))
     return Rectification(summary(done, subject), done.history, checkpoint)
+
+
+def _load(settings: Settings, processes: Processes) -> Subject:
+    """The bare subject: where it runs, or, where its weights are about to be divided, on the CPU."""
+    place = settings.subject
+    if not processes.sharded:
+        return Subject.load(SUBJECT, device=place.device, dtype=place.dtype)
+    if settings.unlearning.reidentify:
+        raise SettingsError(
+            "weights that are divided among processes, and a path that is found anew in them",
+            where="params.yaml: unlearning.reidentify",
+            mend="Set it to false, or engine.shard to false. Nothing was written.",
+        )
+    dtype = str(pick_dtype(place.dtype, processes.device)).removeprefix("torch.")
+    return Subject.load(SUBJECT, device="cpu", dtype=dtype)
 
 
 def summary(done: Outcome, subject: Subject) -> dict[str, float]:

@@ -15,7 +15,8 @@ from jpu.data.schemas import read_records
 from jpu.files import atomic_folder, write_json, write_text
 from jpu.mining.entry import Entry
 from tasks.layout import PREPARED, SUBJECT, RoundFolder
-from tasks.settings import load_settings
+from tasks.processes import joined, launch, wanted
+from tasks.settings import chosen_engine, load_settings
 from tasks.stage import run_stage
 from tasks.tables import table
 from tasks.tracking import stage_run
@@ -40,18 +41,24 @@ COLUMNS = (
 def main(round: str) -> None:
     """Run the stage for one round."""
     settings = load_settings()
+    engine, device = chosen_engine(settings), settings.subject.device
     before, now = RoundFolder(settings.rounds[round].prev), RoundFolder(round)
-    with stage_run("unlearn", round) as run:
+    batch = read_records(now.batch, Entry)
+    if batch and wanted(engine):
+        launch("tasks.unlearn", ["--round", round], engine, device)
+        return
+    with joined(engine, device) as processes, stage_run("unlearn", round) as run:
         run.inputs(PREPARED, SUBJECT, before.adapter, before.buffer, now.batch, now.path)
         run.params(settings.unlearning.model_dump())
-        batch = read_records(now.batch, Entry)
         if batch:
             # Late: torch and PEFT take seconds to import, and a converged round needs neither.
             from tasks.rectification import rectify
 
-            metrics, curve, checkpoint = rectify(settings, round, batch, run)
+            metrics, curve, checkpoint = rectify(settings, round, batch, run, processes)
         else:
             metrics, curve, checkpoint = pass_on(before, now), [], None
+        if not processes.main:
+            return
         columns = COLUMNS if settings.unlearning.defence.name == "jpu" else named(curve)
         write_text(now.folder / "training.csv", table(curve, columns))
         write_json(now.folder / "unlearn.json", metrics)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from jpu.models import Subject, pad, token_batches
+from jpu.rows import rows_of
 
 # Tokens at the end of a prompt whose streams are compared: the chat format's opening of the assistant's turn.
 _TOKENS = 2
@@ -103,18 +104,18 @@ def _without(values: Tensor, vector: Tensor) -> Tensor:
 @torch.no_grad()
 def _streams(subject: Subject, prompts: Sequence[str], first: set[int]) -> tuple[Tensor, Tensor]:
     """Streams that enter the layers, (prompts, layers, tokens, width) float32, and which prompts begin a refusal."""
-    rows = [subject.prompt_ids(prompt) for prompt in prompts]
-    streams: list[Tensor] = [torch.empty(0)] * len(rows)
-    declined = torch.zeros(len(rows), dtype=torch.bool)
-    for batch in token_batches([len(row) for row in rows]):
-        ids, mask = pad([rows[i] for i in batch], subject.pad_id, left=True)
+    prompt_rows, rows = [subject.prompt_ids(prompt) for prompt in prompts], rows_of(subject.base)
+    streams: list[Tensor] = [torch.empty(0)] * len(prompt_rows)
+    declined = torch.zeros(len(prompt_rows), dtype=torch.bool)
+    for batch in token_batches([len(row) for row in prompt_rows]):
+        ids, mask = pad([prompt_rows[i] for i in batch], subject.pad_id, left=True)
         ids, mask = ids.to(subject.device), mask.to(subject.device)
         with ExitStack() as stack:
             entering: list[Tensor] = []
 
             # Not output_hidden_states: it leaves hooks of transformers' own behind.
             def hook(_: nn.Module, inputs: tuple[Tensor, ...], entering: list[Tensor] = entering) -> None:
-                entering.append(inputs[0][:, -_TOKENS:].float())
+                entering.append(rows.all(inputs[0][:, -_TOKENS:].float()))
 
             for layer in subject.layers:
                 stack.callback(layer.register_forward_pre_hook(hook).remove)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from jpu.models.cache import PrefixCache
+from jpu.rows import Rows, rows_of
 
 # Where a module keeps its hooks. PyTorch has no public way to list them.
 _HOOKS = (
@@ -42,7 +43,7 @@ def recomputed(model: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for layer in bare.model.layers:
             had = vars(layer).get("forward")
-            layer.forward = _twice(layer, layer.forward)
+            layer.forward = _twice(layer, layer.forward, rows_of(bare))
             stack.callback(_put_back, layer, had)
         yield
 
@@ -54,15 +55,17 @@ def _put_back(layer: nn.Module, had: Any) -> None:
         layer.forward = had
 
 
-def _twice(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _twice(layer: nn.Module, forward: Callable[..., Any], rows: Rows) -> Callable[..., Any]:
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         cache = kwargs.get("past_key_values")
         if not torch.is_grad_enabled() or not (cache is None or isinstance(cache, PrefixCache)):
             return forward(hidden, *args, **kwargs)
         hooks = [(module, {name: getattr(module, name).copy() for name in _HOOKS}) for module in layer.modules()]
 
+        again = rows.again()
+
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _as_then(hooks)
+            return nullcontext(), _as_then(hooks, again())
 
         return checkpoint(
             forward, hidden, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts, **kwargs
@@ -72,13 +75,14 @@ def _twice(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _as_then(hooks: list[tuple[nn.Module, dict[str, Any]]]) -> Iterator[None]:
-    """Inside, modules have these hooks and no others."""
+def _as_then(hooks: list[tuple[nn.Module, dict[str, Any]]], again: AbstractContextManager[None]) -> Iterator[None]:
+    """Inside, modules have these hooks and no others, and the rows of the pass are what they were."""
     now = [(module, {name: getattr(module, name) for name in then}) for module, then in hooks]
     try:
         for module, then in hooks:
             vars(module).update(then)
-        yield
+        with again:
+            yield
     finally:
         for module, found in now:
             vars(module).update(found)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from jpu.errors import ModelError
+from jpu.rows import rows_of
 
 Kind = Literal["neurons", "heads"]
 
@@ -89,6 +90,19 @@ def watch(model: nn.Module, kind: Kind, visit: Callable[[int, Tensor], Tensor | 
     Raises:
         ModelError: The model is not Llama-like.
     """
+    rows = rows_of(model)
+
+    def whole(layer: int, here: Tensor) -> Tensor | None:
+        put = visit(layer, rows.all(here))
+        return None if put is None else rows.mine(put)
+
+    with _watch_here(model, kind, whole):
+        yield
+
+
+@contextmanager
+def _watch_here(model: nn.Module, kind: Kind, visit: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+    """As `watch`, of the rows that this process runs."""
     with ExitStack() as stack:
         for number, module in enumerate(sites(model, kind)):
 
@@ -117,15 +131,15 @@ def capture(
         Layer number → values (rows, p or length, width), filled as the pass goes.
     """
     found: dict[int, Tensor] = {}
+    rows = rows_of(model)
 
     def visit(layer: int, values: Tensor) -> None:
-        if positions is None:
-            found[layer] = values
-        else:
-            index = positions.to(values.device)[..., None].expand(-1, -1, values.shape[-1])
-            found[layer] = values.gather(1, index)
+        if positions is not None:
+            index = rows.mine(positions).to(values.device)[..., None].expand(-1, -1, values.shape[-1])
+            values = values.gather(1, index)
+        found[layer] = rows.all(values)
 
-    with watch(model, kind, visit):
+    with _watch_here(model, kind, visit):
         yield found
 
 

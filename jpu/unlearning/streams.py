@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jpu.models import Subject
+from jpu.rows import rows_of
 
 # The stream before the first layer.
 EMBEDDING = -1
@@ -19,15 +20,17 @@ EMBEDDING = -1
 def leaving(subject: Subject, layers: Sequence[int], visit: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
     """Call ``visit(layer, stream)`` whenever a layer is done; a tensor that it returns takes the stream's place."""
     embedding: nn.Module = subject.base.get_input_embeddings()
+    rows = rows_of(subject.base)
     with ExitStack() as stack:
         for number in layers:
 
             def hook(_: nn.Module, __: Any, out: Any, number: int = number) -> Any:
                 # A decoder layer gives its stream alone, or first in a tuple.
                 stream = out[0] if isinstance(out, tuple) else out
-                put = visit(number, stream)
-                if put is None:
+                moved = visit(number, rows.all(stream))
+                if moved is None:
                     return None
+                put = rows.mine(moved)
                 return (put, *out[1:]) if isinstance(out, tuple) else put
 
             module = embedding if number == EMBEDDING else subject.layers[number]

@@ -24,6 +24,7 @@ from jpu.checkpoint import Checkpoint, optimizer_tensors, restore_optimizers
 from jpu.errors import BudgetError
 from jpu.models import Subject, recomputed
 from jpu.paths.path import Path
+from jpu.processes import ALONE, Processes
 from jpu.unlearning.conflict import Conflict, joined
 from jpu.unlearning.defences.base import RETAIN, Defence, Step
 from jpu.unlearning.mined import Mined, Refresh
@@ -105,6 +106,7 @@ class Training:
         schedule: Steps, rates, budget.
         seed: Seed of every draw.
         pathfinder: Finds the path anew at each stretch but the first; None for the path that there is.
+        processes: Those that share the work; each runs this same training.
     """
 
     def __init__(
@@ -115,9 +117,10 @@ class Training:
         schedule: Schedule,
         seed: str,
         pathfinder: Pathfinder | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.subject, self.defence, self.held_out = subject, defence, held_out
-        self.schedule, self.seed, self.pathfinder = schedule, seed, pathfinder
+        self.schedule, self.seed, self.pathfinder, self.processes = schedule, seed, pathfinder, processes
         # What was found on the way.
         self.path = Path()
         self.parameters = self._trained()
@@ -161,6 +164,7 @@ class Training:
             if restore is not None:
                 restore(state["carry"])
         while step < schedule.steps and rolled <= schedule.rollbacks:
+            self.processes.same(self.parameters.values())
             mined = refresh(len(done.checks))
             if self.pathfinder is not None and done.checks:
                 self._adopt(self.pathfinder.find(mined, len(done.checks)))
@@ -182,7 +186,7 @@ class Training:
             else:
                 good, step, done.kl = self._weights(), stop, kl
                 done.history += stretch
-            if checkpoint is not None:
+            if checkpoint is not None and self.processes.main:
                 tensors = {f"model.{n}": w for n, w in self._weights().items()}
                 state = {"step": step, "scale": scale, "rolled": rolled, "kl": done.kl}
                 state |= {"path": [{str(k): v for k, v in u.items()} for u in (self.path.neurons, self.path.heads)]}
@@ -230,12 +234,14 @@ class Training:
             # Each forward pass is backpropagated by itself: the graphs need not be in memory together.
             for parts in self.defence.passes(Step(step, schedule.steps, rng, mined)):
                 if RETAIN in parts and schedule.conflict != "none":
+                    self.processes.sum_gradients(self.parameters.values())
                     safety = self._gradients()
                     self.optimizer.zero_grad(set_to_none=True)
                 loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach())
                 row |= {name: float(part.detach()) for name, (_, part) in parts.items()}
+        self.processes.sum_gradients(self.parameters.values())
         if safety is not None:
             resolved = joined(safety, self._gradients(), schedule.conflict)
             for parameter, gradient in zip(self.parameters.values(), resolved, strict=True):

@@ -11,17 +11,20 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from jpu.attacks import get_attack
 from jpu.data.schemas import Behavior, read_records
-from jpu.errors import SubjectError
+from jpu.errors import ModelError, SubjectError
 from jpu.evaluation.names import name_of
 from jpu.models import Subject
 from jpu.sandbox.__main__ import write
@@ -281,7 +284,9 @@ def test_another_defence_is_a_word_in_the_settings(
     minings: list[int] = []
     mined = Miner.mine
     monkeypatch.setattr(
-        Miner, "mine", lambda self, round, rng, number: (minings.append(number), mined(self, round, rng, number))[1]
+        Miner,
+        "mine",
+        lambda self, round, rng, number, over: (minings.append(number), mined(self, round, rng, number))[1],
     )
     (copy / "params.yaml").write_text(params(unlearning={**MICRO["unlearning"], "steps": 4, **changes}))
     now, before = copy / "artifacts/rounds/1", files(copy / "artifacts/rounds/1")
@@ -380,3 +385,81 @@ def test_a_subject_below_its_gates_leaves_nothing(copy: Path, monkeypatch: pytes
         subject.main()
     assert "direct refusal 0.0%" in printed.getvalue()
     assert not any((copy / path).exists() for path in (SUBJECT, SUBJECT_METRICS, Path("artifacts/rounds")))
+
+
+# Beyond one process
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    with (folder / "training.csv").open() as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def test_two_processes_train_as_one(done: Done, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, before = copy / "artifacts/rounds/1", done.here / "artifacts/rounds/1"
+    outputs = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "buffer.jsonl", "training.csv")
+    for name in (*outputs, "unlearn.json"):
+        (now / name).unlink()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JPU_ENGINE", json.dumps({"processes": 2}))
+    with inside(copy):
+        unlearn.main("1")
+    assert files(now).keys() == files(before).keys()
+    for here, there in zip(curve(before), curve(now), strict=True):
+        assert there == {name: pytest.approx(value, rel=1e-3, abs=1e-4) for name, value in here.items()}
+    mined = [[json.loads(line)["id"] for line in (p / "buffer.jsonl").read_text().splitlines()] for p in (before, now)]
+    assert mined[0] == mined[1] and mined[0]
+    here, there = (load_file(p / outputs[0]) for p in (before, now))
+    assert here.keys() == there.keys()
+    # AdamW's first steps are of the rate's size whatever the gradient's: where that is near 0 its sign is chance.
+    differences = torch.cat([(here[name] - there[name]).abs().flatten() for name in here])
+    assert float(differences.quantile(0.99)) < 1e-4
+    assert not list((copy / ".jpu").glob("checkpoints/*"))
+
+
+def test_a_failure_of_one_process_is_that_of_the_stage(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / SUBJECT / "config.json").unlink()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JPU_ENGINE", json.dumps({"processes": 2}))
+    with inside(copy), pytest.raises(SystemExit) as ended:
+        unlearn.main("1")
+    assert ended.value.code == ModelError.exit_code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 12.0])
+def test_processes_do_not_outlive_the_one_that_started_them(copy: Path, seconds: float) -> None:
+    """Killed while they start, and while they train."""
+    params_file = copy / "params.yaml"
+    changed = json.loads(params_file.read_text())
+    changed["profiles"]["micro"]["unlearning"] |= {"steps": 4000, "refresh_every": 1000}
+    params_file.write_text(json.dumps(changed))
+    told = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JPU_TRACKING": "off", "JPU_ENGINE": '{"processes": 2}'}
+    stage = subprocess.Popen(
+        [sys.executable, "-m", "tasks.unlearn", "--round", "1"],
+        cwd=copy,
+        env=os.environ | told,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while len(started := psutil.Process(stage.pid).children()) < 2:
+            assert stage.poll() is None
+            time.sleep(0.05)
+        time.sleep(seconds)
+        assert stage.poll() is None
+    finally:
+        stage.kill()
+        stage.wait()
+    assert not psutil.wait_procs(started, timeout=120)[1]
+
+
+@pytest.mark.extra
+def test_two_ray_workers_write_the_same_bytes(done: Done, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(copy / ".jpu")
+    shutil.rmtree(copy / "artifacts/evaluation")
+    (copy / "artifacts/rounds/1/batch.jsonl").unlink()
+    monkeypatch.setenv("JPU_ENGINE", json.dumps({"kind": "ray", "workers": 2}))
+    with inside(copy):
+        mine.main("1")
+        importlib.import_module("tasks.evaluate").main()
+    assert files(copy / ARTIFACTS) == files(done.here / ARTIFACTS)

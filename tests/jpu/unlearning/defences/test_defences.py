@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import random
 from collections.abc import Callable
 from typing import Any, get_args
@@ -14,6 +15,7 @@ from jpu.errors import SettingsError
 from jpu.mining.entry import Entry, make_entry
 from jpu.models import Subject
 from jpu.paths.path import Path
+from jpu.processes import ALONE, Processes
 from jpu.unlearning.adapter import attach, trainable_parameters
 from jpu.unlearning.anchors import compute_anchors
 from jpu.unlearning.defences.base import Defence, Materials, Step
@@ -36,6 +38,7 @@ from jpu.unlearning.retain import ReferenceDistribution, RetainMix, build_retain
 from jpu.unlearning.streams import EMBEDDING, moved, reference_streams, saying, streams
 from jpu.unlearning.trained import Trained
 from jpu.unlearning.training import Schedule, Training
+from tests.forked import forked
 
 Make = Callable[..., Any]
 NEURONS = {0: [1, 5], 1: [3]}
@@ -236,3 +239,27 @@ def test_a_perturbation_of_latent_training_elicits_the_leak_and_stays_on_the_pro
         for row, length in enumerate(lengths):
             assert bool(values[row, :length].any()) and not bool(values[row, length:].any())
     assert isinstance(defence, Defence)
+
+
+def curve(training: Training, entries: list[Entry], processes: Processes) -> list[dict[str, float]]:
+    """History, checks and a sum over the weights, of a training whose work is shared."""
+    training.processes = processes
+    with processes.shared(training.subject.model):
+        done = training.run(lambda number: Mined(entries[number:], entries, 0.0))
+    moved = {name: float(p.detach().double().abs().sum()) for name, p in training.parameters.items()}
+    return [*done.history, *done.checks, moved]
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_processes_that_share_the_rows_train_as_one(
+    make: Callable[..., Training], entries: list[Entry], name: str, tmp_path: pathlib.Path
+) -> None:
+    """Three of them, for batches of four: the parts are unequal. To float error, whatever form the losses have."""
+    settings = SHORT.get(name, {})
+    alone = curve(make(name, steps=5, **settings), entries, ALONE)
+    found = forked(3, tmp_path, lambda processes: curve(make(name, steps=5, **settings), entries, processes))
+    assert found[0] == found[1] == found[2]
+    for here, there in zip(alone, found[0], strict=True):
+        assert here.keys() == there.keys()
+        assert [there[key] for key in here] == [pytest.approx(value, rel=1e-3, abs=1e-4) for value in here.values()]
+    assert alone[0]["loss"] == pytest.approx(found[0][0]["loss"], rel=1e-5)
