@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 # A share, resampled: name → (resamples,).
 Rates = Mapping[str, Floats]
 
+Group = Literal["attacks", "utility", "after", "cost"]
 # What a useful model still does; utility loss is 1 minus the mean of these and of what is not over-refused.
 RECALLS = ("benign_recall", "benign_in_template_recall", "near_miss_recall", "near_miss_in_template_recall")
 
@@ -29,6 +30,7 @@ class Metric:
         better: Which side is the better one; "" where neither is.
         style: How it is shown (`jpu.card.numbers.Style`).
         of: Computes it from the shares of a run; None for a number that the row holds under the key.
+        made_of: Whether it is made of the share of this name.
         limit: What stands for a number that was not reached: then means are restricted ones, "at most so many".
         group: The table that it stands in.
     """
@@ -38,13 +40,24 @@ class Metric:
     better: Literal["low", "high", ""]
     style: Literal["share", "number", "count", "seconds"] = "share"
     of: Callable[[Rates], Floats] | None = None
+    made_of: Callable[[str], bool] = lambda _: False
     limit: float | None = None
-    group: Literal["attacks", "utility", "after", "cost"] = "attacks"
+    group: Group = "attacks"
+
+
+def is_attack(name: str) -> bool:
+    """Whether a share is the success of an attack."""
+    return name.startswith("asr_") and name != "asr_union"
+
+
+def is_utility(name: str) -> bool:
+    """Whether a share is a part of the utility loss."""
+    return name in RECALLS or name == "over_refusal"
 
 
 def worst(rates: Rates) -> Floats:
     """The highest success of the attacks that a run was measured with."""
-    found: Floats = np.max([r for name, r in rates.items() if name.startswith("asr_") and name != "asr_union"], axis=0)
+    found: Floats = np.max([rate for name, rate in rates.items() if is_attack(name)], axis=0)
     return found
 
 
@@ -55,13 +68,13 @@ def utility_loss(rates: Rates) -> Floats:
     return lost
 
 
-def share(key: str) -> Callable[[Rates], Floats]:
-    """The share of this name by itself."""
-    return lambda rates: rates[key]
+def share(key: str, words: str, better: Literal["low", "high"], group: Group = "attacks") -> Metric:
+    """The figure that is one share by itself."""
+    return Metric(key, words, better, of=lambda rates: rates[key], made_of=lambda name: name == key, group=group)
 
 
-WORST = Metric("asr_worst", "worst attack", "low", of=worst)
-UTILITY = Metric("utility_loss", "utility loss", "low", of=utility_loss, group="utility")
+WORST = Metric("asr_worst", "worst attack", "low", of=worst, made_of=is_attack)
+UTILITY = Metric("utility_loss", "utility loss", "low", of=utility_loss, made_of=is_utility, group="utility")
 
 
 def metrics_of(rows: list[Row]) -> list[Metric]:
@@ -69,9 +82,9 @@ def metrics_of(rows: list[Row]) -> list[Metric]:
     outcomes = {name for row in rows for name, outcome in row.outcomes.items() if outcome.rate is not None}
     figures = {name for row in rows for name in row.figures}
     attacks = [f"asr_{name}" for name in _FIRST if f"asr_{name}" in outcomes]
-    attacks += sorted(n for n in outcomes if n.startswith("asr_") and n != "asr_union" and n not in attacks)
+    attacks += sorted(n for n in outcomes if is_attack(n) and n not in attacks)
     found = [WORST]
-    found += [Metric(n, n.removeprefix("asr_").replace("_", " "), "low", of=share(n)) for n in attacks]
+    found += [share(n, n.removeprefix("asr_").replace("_", " "), "low") for n in attacks]
     if "over_refusal" in outcomes:
         found.append(UTILITY)
     found += [m for m in _UTILITIES if m.key in outcomes]
@@ -85,9 +98,7 @@ def metrics_of(rows: list[Row]) -> list[Metric]:
         (n for n in outcomes if n.endswith(("_asr", "_recall")) and n.startswith(_CHANGED)),
         key=lambda n: (_CHANGED.index(next(c for c in _CHANGED if n.startswith(c))), n),
     )
-    found += [
-        Metric(n, _changed(n), "low" if n.endswith("_asr") else "high", of=share(n), group="after") for n in changed
-    ]
+    found += [share(n, _changed(n), "low" if n.endswith("_asr") else "high", "after") for n in changed]
     return found + list(_COSTS)
 
 
@@ -105,7 +116,7 @@ _FIRST = ("static", "nested", "adaptive", "prefill", "embedding")
 _LESSONS = ("restricted", "benign", "refusals")
 _CHANGED = ("merged_", "quantised_8", "quantised_4", "pruned_")
 _UTILITIES = tuple(
-    Metric(key, words, better, of=share(key), group="utility")
+    share(key, words, better, "utility")
     for key, words, better in (
         ("direct_refusal", "direct requests refused", _HIGH),
         ("over_refusal", "over-refusal", _LOW),

@@ -3,7 +3,8 @@
 A run is one subject and one seed of the defence; runs are drawn, and entities within them. Subjects that were taught
 the same world share its entities, so an entity is drawn once for all of them: the two-way bootstrap of crossed factors
 ("pigeonhole"; Owen, 2007, arXiv 0707.4239), which is conservative. All methods are given the same draws, so differences
-are paired.
+are paired. A number that is not counted by entity (KL, steps, seconds) has Student's interval over its runs, and the
+paired t-test: five runs are too few to be drawn from.
 
 Tests of several methods against one are corrected by Holm (1979, Scand. J. Statist. 6).
 """
@@ -31,7 +32,7 @@ class Difference:
         low: Lower end of its interval.
         high: Upper end.
         n: Runs.
-        p: Two-sided, of the bootstrap.
+        p: Two-sided: of the bootstrap, or of the paired t-test for a number.
         adjusted: p after Holm's correction over the methods; p itself until it is made.
         above: Runs in which the method's figure is the higher one.
         below: … the lower one.
@@ -57,7 +58,7 @@ class Samples:
         runs: Names of the runs.
         values: (runs,).
         drawn: (resamples, runs): each run's value with its entities drawn anew.
-        entities: Fewest entities behind a run; 0 for a number that is not counted.
+        entities: Fewest entities behind a run; 0 for a number that is not counted by entity.
     """
 
     runs: tuple[str, ...]
@@ -106,9 +107,9 @@ class Bootstrap:
                 found = point(metric, row)
                 if found is None:
                     continue
-                known = [name for name, outcome in row.outcomes.items() if outcome.rate is not None]
+                known = {name: o for name, o in row.outcomes.items() if o.rate is not None and metric.made_of(name)}
                 value, again = found, metric.of({name: self._drawn(row, name) for name in known})
-                entities.append(min(len(row.entities[row.outcomes[name].of]) for name in known))
+                entities.append(min(sum(n > 0 for n in outcome.n) for outcome in known.values()))
             runs.append(run)
             values.append(value)
             drawn.append(again)
@@ -123,8 +124,11 @@ class Bootstrap:
         Wilson's, with the number of entities as its n.
         """
         value = float(samples.values.mean())
+        if not samples.entities:
+            half = student(samples.values, self.confidence)[0]
+            return Estimate(value, value - half, value + half, len(samples.runs))
         low, high = self._ends(self._means(samples))
-        if samples.entities and low == high and value in (0.0, 1.0):
+        if low == high and value in (0.0, 1.0):
             low, high = wilson(value, samples.entities, confidence=self.confidence)
         return Estimate(value, min(low, value), max(high, value), len(samples.runs))
 
@@ -135,17 +139,20 @@ class Bootstrap:
             return None
         ours, theirs = method.on(runs), reference.on(runs)
         each = ours.values - theirs.values
-        means = self._means(Samples(tuple(runs), each, ours.drawn - theirs.drawn, 0))
-        low, high = self._ends(means)
         value = float(each.mean())
         # A rounding error of a difference is none.
         tiny = 1e-12
-        tail = min(int((means <= tiny).sum()), int((means >= -tiny).sum()))
-        p = min(1.0, 2.0 * (tail + 1) / (self.resamples + 1))
         above, below = int((each > tiny).sum()), int((each < -tiny).sum())
-        return Difference(
-            value, min(low, value), max(high, value), len(runs), p, p, above, below, sign_test(above, below)
-        )
+        if ours.entities:
+            means = self._means(Samples(tuple(runs), each, ours.drawn - theirs.drawn, ours.entities))
+            low, high = self._ends(means)
+            tail = min(int((means <= tiny).sum()), int((means >= -tiny).sum()))
+            p = min(1.0, 2.0 * (tail + 1) / (self.resamples + 1))
+        else:
+            half, p = student(each, self.confidence)
+            low, high = value - half, value + half
+        low, high = min(low, value), max(high, value)
+        return Difference(value, low, high, len(runs), p, p, above, below, sign_test(above, below))
 
     def _drawn(self, row: Row, name: str) -> Floats:
         """A share with the entities drawn anew, (resamples,); the share itself where a draw has nothing of it."""
@@ -194,6 +201,43 @@ def point(metric: Metric, row: Row) -> float | None:
         return None
 
 
+def student(values: Floats, confidence: float) -> tuple[float, float]:
+    """Half the width of Student's interval of a mean, and the two-sided p of its being 0.
+
+    One value says nothing of others: no width, and p 1. Values without any spread have no t; then p is the sign test's.
+    """
+    n = len(values)
+    if n < 2:
+        return 0.0, 1.0
+    error = float(values.std(ddof=1)) / math.sqrt(n)
+    if error < 1e-12:
+        return 0.0, sign_test(int((values > 1e-12).sum()), int((values < -1e-12).sum()))
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle, n - 1) < confidence else (low, middle)
+    return high * error, 1.0 - within(abs(float(values.mean())) / error, n - 1)
+
+
+def within(t: float, freedom: int) -> float:
+    """P(|T| < t) of Student's distribution with a whole number of degrees of freedom.
+
+    Abramowitz and Stegun, 1964, 26.7.3 and 26.7.4: finite sums, so no library is needed.
+    """
+    angle = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2 == 1
+    # odd: cos + 2/3 cos³ + (2·4)/(3·5) cos⁵ + …; even: 1 + 1/2 cos² + (1·3)/(2·4) cos⁴ + …
+    term = math.cos(angle) if odd else 1.0
+    total, step = (0.0, 3) if odd and freedom == 1 else (term, 3 if odd else 2)
+    while step < freedom:
+        term *= (step - 1) / step * math.cos(angle) ** 2
+        total += term
+        step += 2
+    if odd:
+        return 2 / math.pi * (angle + math.sin(angle) * total)
+    return math.sin(angle) * total
+
+
 def sign_test(above: int, below: int) -> float:
     """Two-sided p of the exact sign test; ties are left out by whoever counts. 1 without a pair."""
     n = above + below
@@ -224,7 +268,7 @@ class Spread:
         high: Highest.
         between: Standard deviation of the methods' means.
         within: Root mean square of a method's standard deviation over runs; None with one run.
-        told_apart: Share of the pairs of methods whose paired interval leaves 0 out.
+        told_apart: Share of the pairs of methods whose paired difference has a p below 1 − confidence, uncorrected.
     """
 
     low: float
@@ -243,7 +287,7 @@ def spread(found: Mapping[str, Samples], bootstrap: Bootstrap) -> Spread | None:
     names = list(found)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     differences = [bootstrap.difference(found[a], found[b]) for a, b in pairs]
-    apart = [d.low > 0 or d.high < 0 for d in differences if d is not None]
+    apart = [d.p < 1 - bootstrap.confidence for d in differences if d is not None]
     return Spread(
         low=float(means.min()),
         high=float(means.max()),

@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from jpu.comparison.metrics import Metric, share
+from jpu.comparison.metrics import UTILITY, WORST, Metric, share
 from jpu.comparison.rows import Outcome, Row, named
-from jpu.comparison.statistics import Bootstrap, frontier, holm, point, sign_test, spread
+from jpu.comparison.statistics import Bootstrap, frontier, holm, point, sign_test, spread, within
 
-ASR = Metric("asr_static", "static", "low", of=share("asr_static"))
+ASR = share("asr_static", "static", "low")
 KL = Metric("kl", "KL", "low", "number")
 STEPS = Metric("relearning_benign", "steps", "high", "number", limit=32.0)
 
@@ -52,13 +52,35 @@ def test_entities_are_drawn_within_a_run() -> None:
     assert shares == pytest.approx({0.0: 0.25, 0.5: 0.5, 1.0: 0.25}, abs=0.03)
 
 
-def test_runs_are_drawn_for_a_number_that_has_no_entities() -> None:
-    bootstrap = Bootstrap(4000)
+def test_a_number_has_students_interval_over_its_runs() -> None:
+    bootstrap = Bootstrap(100)
     found = bootstrap.samples(KL, {"a": row([(0, 1)], kl=0.1), "b": row([(0, 1)], kl=0.3)})
     assert found is not None
-    # The mean of two drawn from two is .1, .2 or .3; the ends of the interval are the outer two.
+    # A standard error of .1, and 12.706 of it to either side with one degree of freedom.
     estimate = bootstrap.estimate(found)
-    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((0.1, 0.2, 0.3))
+    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((-1.0706, 0.2, 1.4706), abs=1e-4)
+    one = bootstrap.samples(KL, {"a": row([(0, 1)], kl=0.1)})
+    assert one is not None
+    assert (bootstrap.estimate(one).low, bootstrap.estimate(one).high) == (0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "inside"),
+    [
+        (1.0, 1, 0.5),
+        (1.0, 2, 1 / 3**0.5),
+        (12.7062, 1, 0.95),
+        (4.3027, 2, 0.95),
+        (3.1824, 3, 0.95),
+        (2.7764, 4, 0.95),
+        (2.5706, 5, 0.95),
+        (2.2622, 9, 0.95),
+        (3.2498, 9, 0.99),
+        (0.0, 7, 0.0),
+    ],
+)
+def test_students_distribution_is_that_of_the_tables(t: float, freedom: int, inside: float) -> None:
+    assert within(t, freedom) == pytest.approx(inside, abs=1e-5)
 
 
 def test_entities_of_one_world_are_drawn_once_for_all_its_subjects() -> None:
@@ -130,15 +152,29 @@ def test_only_runs_that_both_have_are_compared() -> None:
 
 
 def test_p_is_twice_the_share_of_draws_on_the_other_side() -> None:
-    """Runs differ by +1, +1 and −1: a mean of three drawn is ≤ 0 in 7 of 27 draws, by counting them."""
-    runs = {"a": 1.0, "b": 1.0, "c": -1.0}
-    ours = {r: row([(0, 1)], kl=d) for r, d in runs.items()}
-    theirs = {r: row([(0, 1)], kl=0.0) for r in runs}
-    found = difference(ours, theirs, KL, 20000)
-    exact = np.mean([sum(d) <= 0 for d in itertools.product(runs.values(), repeat=3)])
+    """Entities differ by +1, +1 and −1: a mean of three drawn is ≤ 0 in 7 of 27 draws, by counting them."""
+    found = difference({"a": row([(1, 1), (1, 1), (0, 1)])}, {"a": row([(0, 1), (0, 1), (1, 1)])}, ASR, 20000)
+    exact = np.mean([sum(d) <= 0 for d in itertools.product((1, 1, -1), repeat=3)])
     assert exact == pytest.approx(7 / 27)
     assert found.p == pytest.approx(2 * exact, abs=0.02)
-    assert (found.above, found.below) == (2, 1)
+    assert (found.value, found.low, found.high) == pytest.approx((1 / 3, -1.0, 1.0))
+
+
+def test_numbers_are_paired_in_a_t_test() -> None:
+    ours = {r: row([(0, 1)], kl=1 + d) for r, d in zip("abc", (1.0, 1.0, -1.0), strict=True)}
+    found = difference(ours, {r: row([(0, 1)], kl=1.0) for r in "abc"}, KL)
+    # A mean of 1/3 and a standard error of 2/3: t is a half, and with two degrees of freedom p = 1 − .5/√2.25.
+    assert found.p == pytest.approx(2 / 3) and (found.above, found.below) == (2, 1)
+    # 4.3027 standard errors to either side.
+    assert (found.low, found.high) == pytest.approx((1 / 3 - 2.8684, 1 / 3 + 2.8684), abs=1e-4)
+
+
+def test_one_run_of_a_number_shows_nothing() -> None:
+    found = difference({"a": row([(0, 1)], kl=9.0)}, {"a": row([(0, 1)], kl=1.0)}, KL)
+    assert (found.value, found.p) == (8.0, 1.0)
+    # Nor do two that differ by the same to the last digit show more than that they are two.
+    both = difference({r: row([(0, 1)], kl=9.0) for r in "ab"}, {r: row([(0, 1)], kl=1.0) for r in "ab"}, KL)
+    assert both.p == 0.5
 
 
 @pytest.mark.parametrize(
@@ -180,6 +216,26 @@ def test_the_spread_is_that_of_means_beside_that_of_runs() -> None:
     # Means .1, 1.1, 1.1; runs of each method differ by .2, whose standard deviation is .2/√2.
     assert apart.between == pytest.approx(np.std([0.1, 1.1, 1.1], ddof=1))
     assert apart.within == pytest.approx(0.2 / np.sqrt(2))
-    # b and c are one and the same; a differs from both by 1 in every run.
-    assert apart.told_apart == pytest.approx(2 / 3)
+    # Two runs of a number tell nothing apart.
+    assert apart.told_apart == 0.0
     assert spread({"a": known["a"]}, bootstrap) is None
+
+
+def test_what_is_told_apart_are_pairs_of_methods() -> None:
+    bootstrap = Bootstrap(1000)
+    counts = {"a": [(0, 2), (1, 2)], "b": [(1, 2), (2, 2)], "c": [(1, 2), (2, 2)]}
+    found = {name: bootstrap.samples(ASR, {"x": row(c), "y": row(c)}) for name, c in counts.items()}
+    apart = spread({name: samples for name, samples in found.items() if samples is not None}, bootstrap)
+    # b and c are one and the same; a is a half below both in every entity.
+    assert apart is not None and apart.told_apart == pytest.approx(2 / 3)
+
+
+def test_a_figure_rests_on_the_entities_of_its_own_shares() -> None:
+    base = row([(0, 1), (0, 1), (0, 0)])
+    shares = {"over_refusal": Outcome(of="answered", k=(0,), n=(4,)), **base.outcomes}
+    both = base.model_copy(update={"entities": {**base.entities, "answered": ("a",)}, "outcomes": shares})
+    bootstrap = Bootstrap(100)
+    attack, utility = bootstrap.samples(WORST, {"a": both}), bootstrap.samples(UTILITY, {"a": both})
+    assert attack is not None and utility is not None
+    # Of three places two were attacked.
+    assert (attack.entities, utility.entities) == (2, 1)
