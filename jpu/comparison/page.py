@@ -12,7 +12,7 @@ from jpu.card.markup import Child, Markup, figure, number, tag
 from jpu.card.numbers import Style
 from jpu.card.page.parts import Row, details, note, section, table
 from jpu.comparison.aims import aims
-from jpu.comparison.pareto import KINDS, chart, points
+from jpu.comparison.pareto import KINDS, chart, kinds, points
 from jpu.comparison.summary import DifferenceRecord, GroupRecord, MethodRecord, MetricRecord, Summary
 from jpu.comparison.tables import ALPHA, GROUPS, HELD, differences_note, headline, remarks
 
@@ -60,6 +60,7 @@ def _group(summary: Summary, group: GroupRecord, anchor: str) -> Markup:
         parts += [
             tag("h3", "Worst attack against utility loss"),
             note("Lower and further left is better. The dashed line joins what no other method beats on both at once."),
+            kinds(group),
             drawn,
             _key(group),
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -88,9 +88,11 @@ def chart(group: GroupRecord, *, standalone: bool = False) -> Markup:
     line = [place(p.x, p.y) for name in group.frontier for p in marks if p.method.name == name]
     if len(line) > 1:
         parts.append(tag("path", d="M" + "L".join(f"{x:g} {y:g}" for x, y in line), class_="frontier"))
-    parts += [_mark(p, *place(p.x, p.y)) for p in marks if p.method.kind != "ours"]
+    parts += [_mark(p, *place(p.x, p.y), group.frontier) for p in marks if p.method.kind != "ours"]
     # On top of the others.
-    parts += [join(_whiskers(p, place), _mark(p, *place(p.x, p.y))) for p in marks if p.method.kind == "ours"]
+    parts += [
+        join(_whiskers(p, place), _mark(p, *place(p.x, p.y), group.frontier)) for p in marks if p.method.kind == "ours"
+    ]
     size = {"viewBox": f"0 0 {WIDTH} {HEIGHT}"}
     if standalone:
         return tag("svg", *parts, xmlns="http://www.w3.org/2000/svg", role="img", **size)
@@ -106,18 +108,31 @@ def _whiskers(point: Point, place: Callable[[float, float], tuple[float, float]]
     )
 
 
-def _mark(point: Point, x: float, y: float) -> Markup:
+def kinds(group: GroupRecord) -> Markup:
+    """The marks and what they stand for."""
+    items = []
+    for kind, words in KINDS.items():
+        if any(p.method.kind == kind for p in points(group)):
+            sample = tag("svg", _shape(kind, 8.0, 8.0), width=16, height=16, class_="pareto sample", aria_hidden="true")
+            items.append(tag("li", sample, " ", words))
+    return tag("ul", *items, class_="legend")
+
+
+def _mark(point: Point, x: float, y: float, frontier: Sequence[str]) -> Markup:
     method = point.method
     told = tag("title", f"{point.number} {method.name}: {method.words}; {_percent(point.y)} at {_percent(point.x)}")
-    shape: Markup
-    if method.kind == "ours":
-        shape = tag("path", d="M0 -8L8 0L0 8L-8 0Z", transform=f"translate({x:g} {y:g})", class_="dot ours")
-    elif method.kind == "control":
-        shape = tag("rect", x=x - 4.5, y=y - 4.5, width=9, height=9, class_="dot control")
-    else:
-        shape = tag("circle", cx=x, cy=y, r=4.5, class_=f"dot {method.kind}")
-    label = tag("text", str(point.number), x=round(x + 7, 2), y=round(y - 5, 2), class_="label")
-    return tag("g", told, shape, label)
+    # A dozen ablations lie in one place: those on the frontier are numbered, the others tell when pointed at.
+    numbered = method.kind != "ablation" or method.name in frontier
+    label = tag("text", str(point.number), x=round(x + 7, 2), y=round(y - 5, 2), class_="label") if numbered else None
+    return tag("g", told, _shape(method.kind, x, y), label)
+
+
+def _shape(kind: Kind, x: float, y: float) -> Markup:
+    if kind == "ours":
+        return tag("path", d="M0 -8L8 0L0 8L-8 0Z", transform=f"translate({x:g} {y:g})", class_="dot ours")
+    if kind == "control":
+        return tag("rect", x=x - 4.5, y=y - 4.5, width=9, height=9, class_="dot control")
+    return tag("circle", cx=x, cy=y, r=4.5, class_=f"dot {kind}")
 
 
 def _rounded(value: float) -> float:
