@@ -25,7 +25,16 @@ from tasks.environment import alive, identity, quiet
 from tasks.store import open_client, tracking_uri
 
 HOME = Path(".jpu")
+# Set beside PREFECT_API_URL where the server that it names is one of ours, for this process and its children.
+OWN = "JPU_OWN_PREFECT"
 RUNNING = HOME / "services.json"
+# How Prefect's clients, in flows and commands, live through a server or a database of its that is away for minutes; and
+# how often a flow run is heard of (automations.yaml marks those that are not).
+CLIENTS = {
+    "PREFECT_CLIENT_MAX_RETRIES": "7",
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+}
 # The first start makes Prefect's database, some 20 s on an idle machine, and more on a busy one.
 PATIENCE = 240.0
 
@@ -40,6 +49,8 @@ def prefect_environment() -> None:
     if "PREFECT_API_URL" not in os.environ:
         home = os.environ.setdefault("PREFECT_HOME", str((HOME / "prefect").absolute()))
         Path(home).mkdir(parents=True, exist_ok=True)
+    for name, value in CLIENTS.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_CLI_COLORS", "false")
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "WARNING")
@@ -149,6 +160,11 @@ def announce(addresses: Mapping[str, str]) -> None:
     write_json(RUNNING, {**addresses, "process": identity()})
 
 
+def stays() -> bool:
+    """Whether the Prefect server in PREFECT_API_URL is one that others use too, not one of a command's own."""
+    return "PREFECT_API_URL" in os.environ and OWN not in os.environ
+
+
 def running() -> dict[str, str]:
     """Addresses of the servers that a `jpu ui` has running here: `prefect` (its API) and `mlflow`."""
     try:
@@ -184,11 +200,11 @@ def _ready(url: str, server: Guarded | None = None, log: Path | None = None) -> 
 
 @contextmanager
 def _api_url(url: str) -> Iterator[None]:
-    os.environ["PREFECT_API_URL"] = url
+    os.environ.update({"PREFECT_API_URL": url, OWN: "1"})
     try:
         yield
     finally:
-        del os.environ["PREFECT_API_URL"]
+        del os.environ["PREFECT_API_URL"], os.environ[OWN]
 
 
 def _last_words(log: Path | None) -> str:

@@ -3,18 +3,21 @@
 Run: jpu reharden      (or on a schedule, by the deployment in prefect.yaml; `jpu schedule` sets it up)
 
     champion → a clean checkout of its commit → take in the inbox → attack it as it is now → decide
-      → harden from it (`jpu harden` in the checkout) → push → verify → gates → promote, or keep it → tell
+      → harden from it (`jpu harden` in the checkout) → push → reproduce, verify → gates → promote, or keep it → tell
 
 Every run works in a checkout of its own that shares DVC's cache, so that it collides with nobody. Until `promote`, the
 last step but telling, a run that ends in any way leaves the champion as it was; what was taken in is committed before
-the inbox is cleared. One run at a time: a second one says so and ends.
+the inbox is cleared. One run at a time, on this machine (a lock) and on all that share a Prefect server (a concurrency
+limit): a second one says so and ends.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,13 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 
 from flows.alone import alone
 from flows.harden import repository, worth_another_try
 from flows.inside import jpu
+from flows.limit import one_everywhere
+from flows.waiting import take_over
 from jpu.errors import InfrastructureError
 from tasks.decision import Arrivals, Reason, decide
 from tasks.environment import quiet
@@ -36,14 +41,16 @@ from tasks.redaction import describe
 from tasks.rehardening import Rehardening, message
 from tasks.rehardening_place import Place, open_place
 from tasks.rehardening_summary import summary
+from tasks.settings import load_settings
 
 LOCK = Path(".jpu/reharden.lock")
 
+# A service that is away for some minutes at night costs those minutes, and not the run.
 step = task(
     cache_policy=NO_CACHE,
     persist_result=False,
-    retries=3,
-    retry_delay_seconds=[2, 15, 60],
+    retries=5,
+    retry_delay_seconds=[2, 15, 60, 120, 240],
     retry_condition_fn=worth_another_try,
 )
 
@@ -66,19 +73,22 @@ def reharden(profile: str | None = None, force: str = "", inbox: str = "") -> di
     """
     quiet()
     os.chdir(repository())
-    try:
-        with alone(LOCK):
-            return _run(profile, force, inbox)
-    except InfrastructureError as error:
-        if error.where != str(LOCK):
-            raise
-        # The schedule fired while a run is under way: that run will see what this one would have.
-        get_run_logger().info("another re-hardening is under way; nothing was done")
-        return {"ending": "nothing to do", "error": str(error)}
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(alone(LOCK))
+            stack.enter_context(one_everywhere(f"jpu-reharden-{profile or load_settings().profile}"))
+        except InfrastructureError as error:
+            # What came in since the other one took in is for the next run.
+            get_run_logger().info("another re-hardening is under way; nothing was done")
+            print(f"Another re-hardening is under way; nothing was done. {error}", flush=True)
+            return {"ending": "nothing to do", "error": str(error)}
+        return _run(profile, force, inbox)
 
 
 def _run(profile: str | None, force: str, inbox: str) -> dict[str, Any]:
-    place = open_place(profile, name=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{str(flow_run.get_id() or os.getpid())[:8]}")
+    if waiting := take_over(deployment.get_id()):
+        print(f"{waiting} more {'run' if waiting == 1 else 'runs'} waited for this one, and need not.", flush=True)
+    place = placing(profile, f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{str(flow_run.get_id() or os.getpid())[:8]}")
     found = Rehardening(profile=place.profile, ending="kept", champion=place.champion.name)
     now = challenger = None
     try:
@@ -92,7 +102,8 @@ def _run(profile: str | None, force: str, inbox: str) -> dict[str, Any]:
             if decision.harden:
                 challenger, version = hardening(place)
                 pushing(place)
-                evidence = verifying(place, version, decision.reasons, found.arrivals)
+                reproduced = reproducing(place, version)
+                evidence = verifying(place, version, decision.reasons, found.arrivals, reproduced)
                 verdict = judge(now, challenger, evidence, place.settings.gates)
                 found = found.model_copy(update={"verdict": verdict, "challenger": version})
                 if verdict.promote:
@@ -110,6 +121,12 @@ def _run(profile: str | None, force: str, inbox: str) -> dict[str, Any]:
     return found.model_dump(mode="json")
 
 
+@step(name="place")
+def placing(profile: str | None, name: str) -> Place:
+    """A clean checkout of the champion's commit, with the newest data."""
+    return open_place(profile, name)
+
+
 @step(name="take in")
 def taking_in(place: Place, inbox: str) -> Any:
     """What lies in the inbox becomes data, committed and pushed; then the inbox is cleared."""
@@ -119,13 +136,13 @@ def taking_in(place: Place, inbox: str) -> Any:
 @step(name="look")
 def looking(place: Place) -> Any:
     """The champion under attack, on the data as they are now."""
-    return place.look(lambda *arguments: jpu(*arguments, folder=place.folder, environment=place.environment))
+    return place.look(partial(jpu, folder=place.folder, environment=place.environment))
 
 
 @step(name="harden")
 def hardening(place: Place) -> Any:
     """A challenger from the champion: its figures and its version."""
-    return place.harden(lambda *arguments: jpu(*arguments, folder=place.folder, environment=place.environment))
+    return place.harden(partial(jpu, folder=place.folder, environment=place.environment))
 
 
 @step(name="push")
@@ -134,10 +151,22 @@ def pushing(place: Place) -> None:
     place.push()
 
 
+@step(name="reproduce")
+def reproducing(place: Place, version: str) -> Sequence[tuple[str, bool]]:
+    """Stages of the challenger that are run once more, and whether they wrote the same bytes."""
+    return place.reproduce(version, partial(jpu, folder=place.folder, environment=place.environment))
+
+
 @step(name="verify")
-def verifying(place: Place, version: str, reasons: Sequence[Reason], arrivals: Arrivals) -> Evidence:
+def verifying(
+    place: Place,
+    version: str,
+    reasons: Sequence[Reason],
+    arrivals: Arrivals,
+    reproduced: Sequence[tuple[str, bool]],
+) -> Evidence:
     """What speaks for the challenger beside its figures."""
-    return place.evidence(version, reasons, arrivals)
+    return place.evidence(version, reasons, arrivals, reproduced)
 
 
 @step(name="promote")
@@ -148,9 +177,12 @@ def promoting(place: Place, version: str) -> None:
 
 def _tell(place: Place, found: Rehardening, text: str) -> None:
     """Prefect's page, an event for its automations, and the webhook; none of them ends the run."""
-    create_markdown_artifact(key="rehardening", markdown=text, description=found.headline)
-    resource = {"prefect.resource.id": f"jpu.champion.{found.profile}", "jpu.champion": found.champion}
-    emit_event(event=f"jpu.rehardening.{found.ending.replace(' ', '-')}", resource=resource)
+    try:
+        create_markdown_artifact(key="rehardening", markdown=text, description=found.headline)
+        resource = {"prefect.resource.id": f"jpu.champion.{found.profile}", "jpu.champion": found.champion}
+        emit_event(event=f"jpu.rehardening.{found.ending.replace(' ', '-')}", resource=resource)
+    except Exception as error:
+        get_run_logger().warning(f"Prefect was not told: {describe(error)}")
     sent = notify(message(found, at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"), place.settings.reharden.webhook)
     if sent.error:
         get_run_logger().warning(f"the webhook was not told: {sent.error}")

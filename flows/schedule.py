@@ -1,4 +1,7 @@
-"""The deployment of `reharden` on a Prefect server that stays: a schedule, and an event that starts it at once."""
+"""The deployment of `reharden` on a Prefect server that stays: a schedule, and an event that starts it at once.
+
+With it the automations of automations.yaml.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.own_servers import prefect_environment, wait_for
+from flows.own_servers import CLIENTS, prefect_environment, wait_for
 from jpu.errors import SettingsError
+from jpu.files import read_text
 from tasks.settings import load_settings
 
 # Emitted by whoever drops files into the inbox: `prefect event emit jpu.inbox.arrived --resource-id jpu.inbox`.
 ARRIVED = "jpu.inbox.arrived"
+AUTOMATIONS = "automations.yaml"
 
 
 def put_on_schedule(cron: str, pool: str, off: bool, console: Console) -> None:
@@ -63,11 +68,13 @@ def put_on_schedule(cron: str, pool: str, off: bool, console: Console) -> None:
         paused=off,
         triggers=[DeploymentEventTrigger(expect={ARRIVED}, name="inbox arrived")],
         concurrency_limit=1,
+        job_variables={"env": CLIENTS},
         tags=["jpu"],
         description="Look at the champion, and harden it again where there is reason to.",
         print_next_steps=False,
         ignore_warnings=True,
     )
+    _make_automations(root / AUTOMATIONS)
     console.print(f"reharden/champion: {chosen} (UTC){', paused' if off else ''}; work pool {pool}.", highlight=False)
     console.print(f"At once: `prefect deployment run reharden/champion`, or an event {ARRIVED!r}.", highlight=False)
 
@@ -82,3 +89,19 @@ def _make_pool(name: str) -> None:
             client.read_work_pool(name)
         except ObjectNotFound:
             client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+
+
+def _make_automations(file: Path) -> None:
+    """Those of the file; one of the same name that the server has becomes what the file says."""
+    import yaml
+    from prefect.client.orchestration import get_client
+    from prefect.events.schemas.automations import AutomationCore
+
+    with get_client(sync_client=True) as client:
+        for given in yaml.safe_load(read_text(file))["automations"]:
+            automation = AutomationCore.model_validate(given)
+            known = client.read_automations_by_name(automation.name)
+            if known:
+                client.update_automation(known[0].id, automation)
+            else:
+                client.create_automation(automation)

@@ -10,11 +10,12 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jpu.errors import DataError, JpuError
+from jpu.files import read_text, write_text
 from tasks import champion
 from tasks.additions import INBOX, read_inbox
 from tasks.attack import RESULTS, SIDE
@@ -28,8 +29,11 @@ from tasks.lineage import METRICS, experiment_name, hardened_model, registered
 from tasks.measurement import Measurement, read_measurement
 from tasks.pipeline import read_plan
 from tasks.rehardening import Rehardening
-from tasks.repository import DATA, open_repo, read_params
+from tasks.remote import fetch, push
+from tasks.repository import DATA, open_repo, read_lock, read_params
+from tasks.rewriting import with_settings
 from tasks.settings import ENGINE, Settings, chosen_engine, load_settings
+from tasks.snapshots import PARAMS, snapshot_at
 from tasks.start import start_from
 from tasks.store import open_client, open_experiment, tracking_errors, tracking_uri
 from tasks.tracking import run_tags
@@ -139,7 +143,28 @@ class Place:
             champion.record(self.client, version, self.folder)
             return read_measurement(_EVALUATION, "after", behaviors=_BEHAVIORS), version.name
 
-    def evidence(self, version: str, reasons: Sequence[Reason], arrivals: Arrivals) -> Evidence:
+    def reproduce(self, version: str, command: Command) -> tuple[tuple[str, bool], ...]:
+        """Run stages of a challenger once more, those of `gates.reproduce`; each, and whether it wrote the same bytes.
+
+        Held against what was recorded of the version, so that it may be tried again.
+        """
+        wanted = self.settings.gates.reproduce
+        commit = find_version(self.client, version).lock_commit
+        recorded = snapshot_at(GitStore(self.checkout.repository), commit).lock
+        with chdir(self.folder):
+            if wanted:
+                command("harden", "--force", *(word for stage in wanted for word in ("--stage", stage)))
+            made = read_lock()
+            again = [stage for stage in recorded if stage.partition("@")[0] in wanted]
+            return tuple((stage, stage in made and made[stage].outs == recorded[stage].outs) for stage in again)
+
+    def evidence(
+        self,
+        version: str,
+        reasons: Sequence[Reason],
+        arrivals: Arrivals,
+        reproduced: Sequence[tuple[str, bool]],
+    ) -> Evidence:
         """What speaks for a challenger beside its figures: data checks, its lineage, and that nothing has changed."""
         checks = parse_results((self.folder / PREPARED / "validation.json").read_bytes())
         verdict = verify(self.client, version, self.checkout.repository)
@@ -151,6 +176,7 @@ class Place:
             links=len(verdict.passed),
             broken=str(verdict.broken or ""),
             changed=tuple(plan.changes),
+            reproduced=tuple(reproduced),
         )
 
     def push(self) -> None:
@@ -206,8 +232,7 @@ class Place:
 
     def _push(self, targets: Sequence[str] = ()) -> None:
         with open_repo(self.folder) as repo:
-            if repo.config["core"].get("remote"):
-                repo.push(targets=list(targets) or None)
+            push(repo, targets)
 
 
 @dataclass(frozen=True)
@@ -258,23 +283,35 @@ def open_place(profile: str | None, name: str, root: Path | str = ".") -> Place:
             "has no commit with its dvc.lock", where=version.name, mend="`jpu promote` it where it was made."
         )
     checkout = open_checkout(name, version.lock_commit, repository)
-    git = GitStore(repository)
-    newest = data_commit(git, profile, version)
-    pinned = git.read(newest, DATA)
-    with open_repo(checkout.folder) as repo:
+    try:
+        return _ready(Place(profile, version, settings, checkout, None, client, "", frozenset()))
+    except BaseException:
+        # Another try makes it anew, under the same name.
+        checkout.remove()
+        raise
+
+
+def _ready(place: Place) -> Place:
+    """The checkout with the champion's parts, the newest data, and the pipeline that goes on from it."""
+    folder, version, again = place.folder, place.champion, place.settings.reharden
+    with open_repo(folder) as repo:
         _bring(repo)
     promoted = None
-    if (checkout.folder / METRICS).is_file():
-        promoted = read_measurement(checkout.folder / _EVALUATION, "after", behaviors=checkout.folder / _BEHAVIORS)
-    last = str(read_params(checkout.folder)["last_round"])
-    known = frozenset().union(*arrived(checkout.folder))
-    start_from(version, checkout.folder)
-    if pinned is not None and pinned != (checkout.folder / DATA).read_bytes():
-        (checkout.folder / DATA).write_bytes(pinned)
+    if (folder / METRICS).is_file():
+        promoted = read_measurement(folder / _EVALUATION, "after", behaviors=folder / _BEHAVIORS)
+    last = str(read_params(folder)["last_round"])
+    known = frozenset().union(*arrived(folder))
+    file = folder / PARAMS
+    write_text(file, with_settings(read_text(file), place.profile, again.settings))
+    start_from(version, folder, rounds=again.max_rounds)
+    git = GitStore(place.checkout.repository)
+    pinned = git.read(data_commit(git, place.profile, version), DATA)
+    if pinned is not None and pinned != (folder / DATA).read_bytes():
+        (folder / DATA).write_bytes(pinned)
         # DVC reads targets from the current folder.
-        with chdir(checkout.folder), open_repo() as repo:
+        with chdir(folder), open_repo() as repo:
             _bring(repo, [DATA])
-    return Place(profile, version, settings, checkout, promoted, client, last, known)
+    return replace(place, promoted=promoted, round=last, known=known)
 
 
 def data_commit(git: GitStore, profile: str, version: Version) -> str:
@@ -299,7 +336,5 @@ def absolute(uri: str, repository: Path) -> str:
 
 def _bring(repo: Any, targets: Sequence[str] = ()) -> None:
     """Outputs of the pipeline: from the cache, and what it lacks from the remote, where there is one."""
-    wanted = list(targets) or None
-    if repo.config["core"].get("remote"):
-        repo.fetch(targets=wanted)
-    repo.checkout(targets=wanted, force=True, allow_missing=True)
+    fetch(repo, targets)
+    repo.checkout(targets=list(targets) or None, force=True, allow_missing=True)

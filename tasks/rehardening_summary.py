@@ -160,13 +160,17 @@ def _after_refusal(verdict: Verdict) -> Iterator[str]:
     kinds = {gate.kind for gate in verdict.failed}
     if "comparable" in kinds:
         yield "Measure both alike: the same `evaluation` settings, data and code."
+    if "reproduced" in kinds:
+        yield "Run the stage twice and compare: a GPU's kernels, another number of threads, or code that draws lots."
     if kinds & {"data checks", "lineage", "up to date"}:
         yield "`jpu verify challenger` and `dvc status` in the run's checkout name what does not hold."
     utility = {gate.figure in Tolerances.model_fields for gate in verdict.failed if gate.figure}
     if True in utility:
-        yield "Utility: a lower `unlearning.kl_budget`, a higher `unlearning.weights.retain`, or more benign data."
+        yield "Utility: a lower `unlearning.kl_budget` or a higher `unlearning.weights.retain`, or more benign data."
     if False in utility:
-        yield "Attacks: more `unlearning.steps`, a larger `mining.fresh`, or more wordings of the family."
+        yield "Attacks: more `unlearning.steps` or a larger `mining.fresh`, or more wordings of the family."
+    if utility:
+        yield "Settings of the next challenger are set in `reharden.settings`; all others are the champion's own."
     yield "`jpu promote challenger` promotes it in spite of the gates, on your own word."
 
 

@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node
 
 from jpu.errors import SettingsError
+from tasks.params import Document
 
 # The stage whose outputs a champion brings along.
 _SUBJECT = "subject"
@@ -68,6 +69,36 @@ def with_rounds(text: str, rounds: Mapping[str, str]) -> str:
     wanted |= {"rounds": {name: {"prev": prev} for name, prev in rounds.items()}, "last_round": list(rounds)[-1]}
     if _parse(after, "params.yaml")[0] != wanted:
         raise _not_ours("cannot be given other rounds", "params.yaml")
+    return after
+
+
+def with_settings(text: str, profile: str, settings: Mapping[str, int | float | bool | str]) -> str:
+    """params.yaml with other values of single settings of a profile.
+
+    Where the profile shares a section with others (an anchor), theirs change too.
+
+    Args:
+        text: The file.
+        profile: The profile.
+        settings: Dotted key below the profile (`unlearning.weights.retain`) → value.
+
+    Raises:
+        SettingsError: It is no such file, or has no such setting.
+    """
+    after = text
+    for dotted, value in settings.items():
+        key = ("profiles", profile, *dotted.split("."))
+        document = Document("params.yaml", after, *_parse(after, "params.yaml"))
+        found: Any = document.value
+        for part in key:
+            found = found.get(part) if isinstance(found, dict) else None
+        if found is None or isinstance(found, dict | list):
+            raise SettingsError(
+                f"the champion's params.yaml has no setting {dotted!r}",
+                where="params.yaml, key reharden.settings",
+                mend=f"Name a single value below profiles.{profile}, or remove the key.",
+            )
+        after = document.replaced(key, json.dumps(value))
     return after
 
 

@@ -411,6 +411,10 @@ class Webhook(Section):
     patience_seconds: Positive = 60.0
 
 
+# A single value of what makes a challenger: nothing that the champion is compared by.
+Setting = Annotated[str, Field(pattern=r"^(mining|paths|unlearning)(\.[a-z_]+)+$")]
+
+
 class RehardenSettings(Section):
     """When the champion is hardened again (`tasks.decision`), and what a run leaves behind."""
 
@@ -421,6 +425,7 @@ class RehardenSettings(Section):
     new_behaviors: Whole = 1
     drift: Tolerances = Tolerances()
     max_rounds: Count = 1
+    settings: dict[Setting, int | float | bool | str] = {}
     keep: Whole = 3
     webhook: Webhook = Webhook()
 
@@ -448,3 +453,4 @@ class GateSettings(Section):
     tolerance: Tolerances = Tolerances()
     limits: UtilityLimits = UtilityLimits()
     unmeasured_families: bool = True
+    reproduce: tuple[Literal["mine", "identify", "unlearn", "evaluate"], ...] = ("evaluate",)

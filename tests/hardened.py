@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from mlflow.tracking import MlflowClient
 
-COPIED = ("jpu", "tasks", "flows", ".dvc/plots", "dvc.yaml", ".gitignore", ".dvcignore")
+COPIED = ("jpu", "tasks", "flows", ".dvc/plots", "dvc.yaml", "automations.yaml", ".gitignore", ".dvcignore")
 CHECKOUT = "second"
 TEMPLATE = {
     "id": "added-1",
@@ -85,27 +85,32 @@ def built() -> Path:
     """The folder that holds the repository `here` and its remote; made once in a process."""
     base = _folder()
     here = base / "here"
+    make_repository(here, _params(), remote="../../remote")
+    _run(here, sys.executable, "-c", "from tests.hardened import harden; harden()")
+    return base
+
+
+def make_repository(here: Path, params: str, *, remote: str = "") -> None:
+    """A git repository with our code, these settings, and the sandbox's data pinned by DVC; all committed."""
     for name in COPIED:
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, here / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, here / name)
-    (here / ".dvc/config").write_text(
-        "[core]\n    analytics = false\n    check_update = false\n    remote = store\n"
-        "['remote \"store\"']\n    url = ../../remote\n"
-    )
+    config = "[core]\n    analytics = false\n    check_update = false\n"
+    if remote:
+        config += f"    remote = store\n['remote \"store\"']\n    url = {remote}\n"
+    (here / ".dvc/config").write_text(config)
     (here / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
     (here / "mlflow").mkdir()
     (here / "mlflow/.gitignore").write_text("*\n")
-    (here / "params.yaml").write_text(_params())
+    (here / "params.yaml").write_text(params)
     _run(here, sys.executable, "-m", "jpu.sandbox", "data/sandbox")
     git(here, "init", "-q", "-b", "main")
     _run(here, "dvc", "add", "-q", "data")
     git(here, "add", "-A")
     git(here, "commit", "-q", "-m", "micro")
-    _run(here, sys.executable, "-c", "from tests.hardened import harden; harden()")
-    return base
 
 
 def harden() -> None:

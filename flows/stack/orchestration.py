@@ -43,6 +43,8 @@ class Orchestration(Server):
             "PREFECT_UI_API_URL": self.address,
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            # In files: from memory they would be gone with a restart, and the runs that hold them be ended.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             ALLOWED_HOSTS: f"{LOOPBACK},localhost",
         }
 

@@ -34,7 +34,7 @@ def judge(champion: Measurement, challenger: Measurement, evidence: Evidence, se
         does not need them stands beside that gate.
     """
     alike = comparable(champion, challenger)
-    gates = [alike, *evidence_gates(evidence)]
+    gates = [alike, *evidence_gates(evidence, settings)]
     if alike.passed:
         both = (champion, challenger)
         gates += improvement_gates(*both, evidence, settings)

@@ -1,4 +1,4 @@
-"""Gates that need no figures: data checks, lineage, and that nothing has changed since."""
+"""Gates that need no figures: data checks, lineage, that nothing has changed since, and that it can be made again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from tasks.gates.verdict import Evidence, Gate
 from tasks.gates.wording import listed
+from tasks.sections import GateSettings
 
 
-def evidence_gates(evidence: Evidence) -> Iterator[Gate]:
+def evidence_gates(evidence: Evidence, settings: GateSettings) -> Iterator[Gate]:
     """Whether what was made was made from checked data, and can be made again."""
     failing = [name for name, held in evidence.checks if not held]
     if not evidence.checks:
@@ -26,3 +27,19 @@ def evidence_gates(evidence: Evidence) -> Iterator[Gate]:
     else:
         found = f"out of date: {listed(evidence.changed)}" if evidence.changed else "dvc status finds nothing changed"
         yield Gate(name="up to date", passed=not evidence.changed, sentence=found)
+    if settings.reproduce:
+        yield _reproduced(evidence, settings)
+
+
+def _reproduced(evidence: Evidence, settings: GateSettings) -> Gate:
+    """Whether every stage that was to be run once more was, and wrote the same bytes."""
+    run = {stage.partition("@")[0] for stage, _ in evidence.reproduced}
+    missing = [stage for stage in settings.reproduce if stage not in run]
+    other = [stage for stage, same in evidence.reproduced if not same]
+    if other:
+        found = f"other bytes when run once more: {listed(other)}"
+    elif missing:
+        found = f"not run once more: {listed(missing)}"
+    else:
+        found = f"the same bytes when run once more: {listed([stage for stage, _ in evidence.reproduced])}"
+    return Gate(name="reproduced", passed=not other and not missing, sentence=found)

@@ -18,6 +18,7 @@ class Evidence(Record):
         links: How many links of its lineage were found to hold (`jpu verify`).
         broken: The first that does not, "" where all do.
         changed: Stages that `dvc status` finds out of date; None where nobody asked.
+        reproduced: Stages that were run once more, and whether they wrote the same bytes.
     """
 
     reasons: tuple[Reason, ...] = ()
@@ -26,6 +27,7 @@ class Evidence(Record):
     links: int = 0
     broken: str = ""
     changed: tuple[str, ...] | None = None
+    reproduced: tuple[tuple[str, bool], ...] = ()
 
 
 class Gate(Record):

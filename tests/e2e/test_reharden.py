@@ -81,7 +81,7 @@ def loosen(place: Place) -> None:
     document = json.loads((place.root / "params.yaml").read_text())
     high = {name: 0.0 for name in tolerances if name.endswith("recall") or name == "direct_refusal"}
     document["gates"] = {
-        **{"worst_by": 1.0, "attack_by": 1.0, "family_by": 1.0},
+        **{"worst_by": 1.0, "attack_by": 1.0, "family_by": 1.0, "reproduce": []},
         "tolerance": {**tolerances, "kl": 99.0},
         "limits": {**tolerances, **high, "kl": 99.0},
     }
@@ -101,7 +101,9 @@ def test_a_champion_is_kept_and_then_replaced_and_then_brought_back(place: Place
     assert found["champion"] == "jpu-micro/1" and found["challenger"] == "jpu-micro/3"
     assert "harbour" in found["arrivals"]["families"]
     assert any(reason["trigger"] == "new_family" for reason in found["decision"]["reasons"])
-    assert any(not gate["passed"] for gate in found["verdict"]["gates"])
+    gates = {gate["name"]: gate for gate in found["verdict"]["gates"]}
+    assert not all(gate["passed"] for gate in gates.values())
+    assert gates["reproduced"]["sentence"] == "the same bytes when run once more: evaluate"
     assert "gate not passed" in kept.stdout and not any(text.split("{")[0] in kept.stdout for text in WORDINGS)
     # The person's working tree is as it was, and so is what serves.
     assert place.state() == before and place.champion() == 1 and place.branch() == branch

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.events.schemas.automations import AutomationCore
 
 from flows.data import GENERATOR, SANDBOX
+from flows.own_servers import CLIENTS
 from tasks.repository import data_hash, hash_path
 from tasks.settings import load_settings
 
@@ -137,6 +139,19 @@ def test_a_deployment_names_a_flow_and_its_parameters(deployment: dict[str, Any]
 def test_the_schedule_is_that_of_the_settings() -> None:
     (scheduled,) = [d for d in DEPLOYMENTS if d.get("schedules")]
     assert [s["cron"] for s in scheduled["schedules"]] == [load_settings(ROOT / "params.yaml").reharden.cron]
+
+
+def test_deployments_live_through_a_server_that_is_away() -> None:
+    assert all(d["work_pool"]["job_variables"]["env"] == CLIENTS for d in DEPLOYMENTS)
+
+
+def test_the_automation_waits_longer_than_a_run_is_silent() -> None:
+    (killed,) = yaml.safe_load((ROOT / "automations.yaml").read_text(encoding="utf-8"))["automations"]
+    automation = AutomationCore.model_validate(killed)
+    assert automation.trigger.within.total_seconds() > 3 * int(CLIENTS["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    flows = {importlib.import_module(f"flows.{name}").__dict__[name].name for name in ("harden", "reharden")}
+    assert set(killed["trigger"]["match_related"]["prefect.resource.name"]) == flows
+    assert [action.type for action in automation.actions] == ["change-flow-run-state"]
 
 
 @pytest.mark.parametrize("how", ["-c", "-m", "pytest"])

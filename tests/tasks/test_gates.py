@@ -24,6 +24,7 @@ SOUND: dict[str, Any] = {
     "checks": (("behaviors.not_empty", True), ("templates.encoding", True)),
     "links": 14,
     "changed": (),
+    "reproduced": (("evaluate", True),),
 }
 CHAMPION = measured({"static": 20, "adaptive": 1}, families={"static/told": 18, "adaptive/told": 1})
 BETTER = measured({"static": 0, "adaptive": 1}, families={"static/told": 0, "adaptive/told": 1}, protocol=OTHER_ADAPTER)
@@ -60,6 +61,7 @@ def test_a_better_challenger_is_promoted() -> None:
         "data checks",
         "lineage",
         "up to date",
+        "reproduced",
         "trigger asr_static",
         "attack asr_worst",
         "attack asr_static",
@@ -293,7 +295,7 @@ def test_what_the_data_have_nothing_for_is_not_missing() -> None:
 def test_figures_of_another_protocol_are_not_compared(change: dict[str, Any], says: str) -> None:
     found = verdict(CHAMPION, replace(BETTER, protocol=OTHER_ADAPTER | change))
     assert failed(found) == ["comparable"] and says in gate(found, "comparable").sentence
-    assert [one.name for one in found.gates] == ["comparable", "data checks", "lineage", "up to date"]
+    assert [one.name for one in found.gates] == ["comparable", "data checks", "lineage", "up to date", "reproduced"]
 
 
 def test_an_unknown_protocol_or_another_number_of_questions_is_not_compared() -> None:
@@ -314,6 +316,9 @@ def test_an_unknown_protocol_or_another_number_of_questions_is_not_compared() ->
         ({"broken": "adapter in MLflow: another hash"}, "lineage", "adapter in MLflow: another hash"),
         ({"changed": None}, "up to date", "not asked"),
         ({"changed": ("mine@3", "unlearn@3")}, "up to date", "out of date: mine@3, unlearn@3"),
+        ({"reproduced": ()}, "reproduced", "not run once more: evaluate"),
+        ({"reproduced": (("unlearn@3", True),)}, "reproduced", "not run once more: evaluate"),
+        ({"reproduced": (("evaluate", False),)}, "reproduced", "other bytes when run once more: evaluate"),
     ],
 )
 def test_what_is_not_known_to_be_sound_fails(given: dict[str, Any], fails: str, says: str) -> None:
@@ -324,7 +329,7 @@ def test_what_is_not_known_to_be_sound_fails(given: dict[str, Any], fails: str, 
 def test_nothing_given_nothing_passed() -> None:
     nothing = Measurement({})
     found = judge(nothing, nothing, Evidence(), SETTINGS)
-    assert not found.promote and failed(found) == ["comparable", "data checks", "lineage", "up to date"]
+    assert not found.promote and failed(found) == ["comparable", "data checks", "lineage", "up to date", "reproduced"]
     bare = Measurement({}, protocol=PROTOCOL)
     assert not any(one.passed for one in judge(bare, bare, Evidence(), SETTINGS).gates if one.name != "comparable")
 

@@ -30,7 +30,12 @@ LINKS = {"MLflow run": "http://user:word@127.0.0.1:5000/#/experiments/1", "scrip
 
 def run(challenger: Measurement, **given: Any) -> Rehardening:
     evidence = Evidence(
-        reasons=DECISION.reasons, arrivals=ARRIVALS, checks=(("behaviors.not_empty", True),), links=14, changed=()
+        reasons=DECISION.reasons,
+        arrivals=ARRIVALS,
+        checks=(("behaviors.not_empty", True),),
+        links=14,
+        changed=(),
+        reproduced=(("evaluate", True),),
     )
     verdict = judge(NOW, challenger, evidence, GateSettings())
     fields: dict[str, Any] = {
@@ -165,7 +170,7 @@ def test_a_message_says_how_it_ended_in_numbers() -> None:
 def test_a_gate_about_no_figure_is_named_by_what_it_is_about() -> None:
     told = message(run(replace(GOOD, protocol={})), at="now")
     assert told["gates"] == {
-        "passed": 3,
+        "passed": 4,
         "failed": [
             {
                 "kind": "comparable",

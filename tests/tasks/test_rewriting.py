@@ -9,7 +9,7 @@ import pytest
 
 from jpu.errors import SettingsError
 from tasks.params import read_document
-from tasks.rewriting import with_rounds, without_subject
+from tasks.rewriting import with_rounds, with_settings, without_subject
 from tasks.settings import load_settings
 from tests.micro import ROOT
 
@@ -48,6 +48,30 @@ def test_rounds_are_replaced_and_comments_and_anchors_are_kept(tmp_path: Path) -
     ]
     (tmp_path / "params.yaml").write_text(after)
     assert load_settings(tmp_path / "params.yaml").on_the_way == ["3", "4"]
+
+
+def test_single_settings_are_replaced_and_nothing_else_is(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    old = load_settings(ROOT / "params.yaml").profiles["sandbox"]
+    given = {"unlearning.weights.retain": 9.5, "mining.fresh": old.mining.fresh + 1, "unlearning.exposures.soft": 0.25}
+    after = with_settings(text, "sandbox", given)
+    (tmp_path / "params.yaml").write_text(after)
+    new = load_settings(tmp_path / "params.yaml").profiles["sandbox"]
+    assert (new.unlearning.weights.retain, new.mining.fresh) == (9.5, old.mining.fresh + 1)
+    assert new.unlearning.exposures.soft == 0.25
+    assert new.data == old.data and new.subject == old.subject and new.evaluation == old.evaluation
+    assert new.unlearning.model_copy(update={"weights": 0, "exposures": 0}) == old.unlearning.model_copy(
+        update={"weights": 0, "exposures": 0}
+    )
+    assert 0 < len(difference(text, after)) <= 6
+    assert with_settings(after, "sandbox", given) == after
+    assert with_settings(text, "sandbox", {}) == text
+
+
+@pytest.mark.parametrize("key", ["unlearning.speed", "unlearning.weights", "unlearning.weights.retain.more"])
+def test_a_setting_that_is_none(key: str) -> None:
+    with pytest.raises(SettingsError, match=f"no setting '{key}'"):
+        with_settings((ROOT / "params.yaml").read_text(), "sandbox", {key: 1})
 
 
 @pytest.mark.parametrize(

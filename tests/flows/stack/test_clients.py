@@ -10,7 +10,7 @@ import pytest
 
 from flows.stack import s3
 from flows.stack.environment import pipeline_variables
-from tests.flows.stack.conftest import Services
+from tests.services import Services
 
 pytestmark = pytest.mark.e2e
 
@@ -135,3 +135,24 @@ def test_the_worker_runs_a_deployment(services: Services) -> None:
     )
     assert said.split()[-1] == "Completed"
     assert (services.root / "noted.txt").read_text() == services.client["MLFLOW_TRACKING_URI"]
+
+
+def test_one_run_at_a_time_on_all_machines_of_a_server(services: Services) -> None:
+    said = run(
+        services,
+        """
+        from flows import limit
+        from jpu.errors import InfrastructureError
+        limit._PATIENCE = 2.0
+        with limit.one_everywhere("jpu-test"):
+            try:
+                with limit.one_everywhere("jpu-test"):
+                    print("two at once")
+            except InfrastructureError as error:
+                print(error)
+        with limit.one_everywhere("jpu-test"):
+            print("free again")
+        """,
+    )
+    assert "another run is under way, here or on another machine" in said and "two at once" not in said
+    assert said.rstrip().endswith("free again")

@@ -10,7 +10,7 @@ import pytest
 
 from flows.stack import s3
 from flows.stack.record import Entry, read_record
-from tests.flows.stack.conftest import Services, wait_until
+from tests.services import Services, wait_until
 
 pytestmark = pytest.mark.e2e
 

@@ -16,7 +16,7 @@ from flows.stack import s3
 from flows.stack.credentials import Login
 from flows.stack.installation import LOOPBACK
 from flows.stack.ports import INTERNAL
-from tests.flows.stack.conftest import Services
+from tests.services import Services
 
 pytestmark = pytest.mark.e2e
 

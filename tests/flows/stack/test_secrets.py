@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.stack import s3
-from tests.flows.stack.conftest import Services
+from tests.services import Services
 
 pytestmark = pytest.mark.e2e
 
