@@ -160,7 +160,7 @@ class Site:
         """Flow runs of the deployment, the newest first."""
         body = {"flows": {"name": {"any_": ["reharden"]}}, "sort": "EXPECTED_START_TIME_DESC"}
         found = self.prefect("flow_runs/filter", body)
-        return [run for run in found if not (run["auto_scheduled"] and run["state_type"] == "SCHEDULED")]
+        return [run for run in found if run["state_name"] != "Scheduled"]
 
     def start(self, **parameters: str) -> str:
         """Have the deployment run now; the run's id."""

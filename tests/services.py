@@ -22,7 +22,7 @@ from flows.stack.server import clean_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-c", "from flows.commands.services import app; app()"]
-PATIENCE = 180.0
+PATIENCE = 400.0
 
 
 def wait_until(true: Callable[[], object], seconds: float = PATIENCE) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 
+from flows.own_servers import CLIENTS
 from flows.stack.environment import pipeline_variables
 from flows.stack.server import Server
 
@@ -35,6 +36,7 @@ class Worker(Server):
         return (
             super().environment()
             | pipeline_variables(self.installation)
+            | CLIENTS
             | {
                 "PREFECT_HOME": str(self.installation.folder / "prefect"),
                 "PREFECT_LOGGING_COLORS": "false",
