@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flows.commands import analyses, services, versions
 from flows.commands import reharden as rehardening
-from flows.commands import services, versions
 from flows.commands.compare import compare
 from flows.commands.inbox import inbox
 from flows.commands.shown import shown
@@ -301,6 +301,7 @@ for command in (
     versions.rollback,
     inbox,
     compare,
+    analyses.analyze,
     rehardening.reharden,
     rehardening.schedule,
 ):

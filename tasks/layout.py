@@ -13,6 +13,7 @@ SUBJECT = Path("artifacts/subject")
 SUBJECT_METRICS = Path("artifacts/subject.json")
 ROUNDS = Path("artifacts/rounds")
 EVALUATION = Path("artifacts/evaluation")
+ANALYSIS = Path("artifacts/analysis")
 CHECKPOINTS = Path(".jpu/checkpoints")
 
 

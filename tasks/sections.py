@@ -385,6 +385,42 @@ class EngineSettings(Section):
         return self
 
 
+# analyses
+
+
+class ErasureSettings(Section):
+    """The erased models of the first analysis (`jpu.analysis.erasure`)."""
+
+    defences: Annotated[tuple[AnyDefence, ...], Field(min_length=1)]
+    steps: Count
+    batch: Count
+    retain_batch: Count
+    retain_pairs: Count
+    learning_rate: Positive
+
+    @field_validator("defences", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        # A tuple: what a validator gives is no longer JSON, where a list would do.
+        return (
+            tuple({"name": one} if isinstance(one, str) else one for one in value) if isinstance(value, list) else value
+        )
+
+
+class AnalysisSettings(Section):
+    """The two analyses and the causal check (`jpu.analysis`); how a path is searched is in `paths`."""
+
+    erase: ErasureSettings
+    shares: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)]
+    samples: Count
+    neurons: Count
+    ablated: Annotated[tuple[Count, ...], Field(min_length=1)]
+    random: Count
+    cases: Count
+    resamples: Count
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+
+
 # re-hardening
 
 

@@ -21,6 +21,7 @@ from jpu.errors import SettingsError
 from jpu.unlearning.defences.settings import DefenceSettings
 from tasks.params import PARAMS, Document, read_document
 from tasks.sections import (
+    AnalysisSettings,
     DataSettings,
     EngineSettings,
     EvaluationSettings,
@@ -63,6 +64,7 @@ class Profile(Section):
     paths: PathsSettings
     unlearning: UnlearningSettings
     evaluation: EvaluationSettings
+    analysis: AnalysisSettings
 
     @model_validator(mode="after")
     def _attention_is_trained_in_one_way(self) -> Self:
@@ -164,6 +166,11 @@ class Settings(Section):
     def evaluation(self) -> EvaluationSettings:
         """Section `evaluation` of the chosen profile."""
         return self.active.evaluation
+
+    @property
+    def analysis(self) -> AnalysisSettings:
+        """Section `analysis` of the chosen profile."""
+        return self.active.analysis
 
 
 def load_settings(path: Path | str = PARAMS) -> Settings:

@@ -47,6 +47,23 @@ MICRO: dict[str, dict[str, Any]] = {
         "resamples": 100,
         "max_new_tokens": 16,
     },
+    "analysis": {
+        "erase": {
+            "defences": ["npo"],
+            "steps": 4,
+            "batch": 2,
+            "retain_batch": 4,
+            "retain_pairs": 16,
+            "learning_rate": 1e-3,
+        },
+        "shares": [0.01, 0.05],
+        "samples": 8,
+        "neurons": 2,
+        "ablated": [4],
+        "random": 2,
+        "cases": 8,
+        "resamples": 10,
+    },
 }
 
 
@@ -63,7 +80,7 @@ def params(rounds: int = 2, **changes: dict[str, Any]) -> str:
             "seed": 3,
             "rounds": chain,
             "last_round": str(rounds),
-            "beside": {"compare": []},
+            "beside": {"analyze": [], "compare": []},
             "profiles": {"micro": profile},
         }
     )

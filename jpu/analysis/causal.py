@@ -8,20 +8,18 @@ stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jpu.evaluation.metrics import Estimate, mean, rate
-from jpu.judges import Completion
-from jpu.judges.secret import SecretJudge
+from jpu.judges import Completion, judge_all
 from jpu.models import Subject, token_batches
-from jpu.paths.activations import capture, site_width, sites, watch
+from jpu.paths.activations import ablate, capture
 from jpu.paths.path import Units
 
 Fill = Literal["zero", "mean"]
@@ -34,7 +32,7 @@ class Case:
     Attributes:
         prompt: The user turn.
         answer: What the model says where it answers.
-        secret: What shows that it did.
+        secret: What shows that it did; "" where any coherent answer does that is no refusal.
         name: Behavior or entity: cluster of the intervals.
     """
 
@@ -50,7 +48,7 @@ class Response:
 
     Attributes:
         probability: Of each answer, geometric mean over its tokens, in [0, 1].
-        told: Whether the greedy completion holds the secret.
+        told: Whether the greedy completion answers.
     """
 
     probability: Sequence[float]
@@ -67,7 +65,7 @@ class Effect:
         fill: What stands in their place.
         group: Which cases.
         probability: Mean probability of the answers.
-        told: Share of completions that hold the secret.
+        told: Share of completions that answer.
         drop: By how much the probability fell, in the mean over cases.
         beyond: The drop less that of random units, of the same cases.
     """
@@ -80,31 +78,6 @@ class Effect:
     told: Estimate
     drop: Estimate
     beyond: Estimate
-
-
-@contextmanager
-def ablated(model: nn.Module, units: Units, means: Mapping[int, Tensor] | None = None) -> Iterator[None]:
-    """Neurons set to zero, or to given means, at every position of every pass inside.
-
-    Args:
-        model: Llama-like model.
-        units: Layer → neurons.
-        means: Layer → what each neuron of the layer is set to (d_ff,); None for zero.
-    """
-    keep: dict[int, Tensor] = {}
-    put: dict[int, Tensor] = {}
-    for layer, site in enumerate(sites(model, "neurons")):
-        if units.get(layer):
-            keep[layer] = torch.ones(site_width(site))
-            keep[layer][list(units[layer])] = 0.0
-            fill = torch.zeros(site_width(site)) if means is None else means[layer].cpu()
-            put[layer] = fill * (1 - keep[layer])
-
-    def visit(layer: int, values: Tensor) -> Tensor | None:
-        return values * keep[layer].to(values) + put[layer].to(values) if layer in keep else None
-
-    with watch(model, "neurons", visit):
-        yield
 
 
 @torch.no_grad()
@@ -127,11 +100,12 @@ def mean_values(subject: Subject, cases: Sequence[Case]) -> dict[int, Tensor]:
     return {layer: total / tokens for layer, total in totals.items()}
 
 
-def respond(subject: Subject, cases: Sequence[Case], max_new_tokens: int) -> Response:
-    """Probability of each answer, and whether it is told."""
+def respond(subject: Subject, cases: Sequence[Case], max_new_tokens: int, refusals: Sequence[str] = ()) -> Response:
+    """Probability of each answer, and whether it is told; `refusals` are the subject's own."""
     losses = subject.nll([c.prompt for c in cases], [c.answer for c in cases])
     said = subject.generate([c.prompt for c in cases], max_new_tokens=max_new_tokens)
-    told = SecretJudge().judge([Completion(text, c.secret) for text, c in zip(said, cases, strict=True)])
+    completions = [Completion(text, c.secret) for text, c in zip(said, cases, strict=True)]
+    told = [verdict.answered for verdict in judge_all(completions, refusals=refusals)]
     return Response((-losses).exp().tolist(), told)
 
 
@@ -144,6 +118,7 @@ def causal_check(
     means: Mapping[int, Tensor],
     fills: Sequence[Fill] = ("zero", "mean"),
     max_new_tokens: int = 24,
+    refusals: Sequence[str] = (),
     seed: int = 0,
     resamples: int = 2000,
     confidence: float = 0.95,
@@ -158,6 +133,7 @@ def causal_check(
         means: What `mean_values` found.
         fills: What is put in the units' place.
         max_new_tokens: Bound on a completion.
+        refusals: The subject's own.
         seed: Of the intervals.
         resamples: Of the intervals.
         confidence: Of the intervals.
@@ -166,7 +142,7 @@ def causal_check(
         One effect a fill, selector and group; "none" first, and once.
     """
     options = {"seed": seed, "resamples": resamples, "confidence": confidence}
-    before = {name: respond(subject, cases, max_new_tokens) for name, cases in groups.items()}
+    before = {name: respond(subject, cases, max_new_tokens, refusals) for name, cases in groups.items()}
     effects = [
         _effect("none", k, "zero", name, [before[name]], before[name], before[name], cases, options)
         for name, cases in groups.items()
@@ -176,9 +152,9 @@ def causal_check(
         for selector, chosen in choices.items():
             after[selector] = {name: [] for name in groups}
             for units in chosen:
-                with ablated(subject.model, units, means if fill == "mean" else None):
+                with ablate(subject.model, units, fill=means if fill == "mean" else None):
                     for name, cases in groups.items():
-                        after[selector][name].append(respond(subject, cases, max_new_tokens))
+                        after[selector][name].append(respond(subject, cases, max_new_tokens, refusals))
         for selector, found in after.items():
             for name, cases in groups.items():
                 control = _averaged(after["random"][name]) if "random" in after else before[name]

@@ -109,6 +109,30 @@ def agreements(first: SampledPath, second: SampledPath, draws: Draws, k: int) ->
     return found
 
 
+def reliability(path: SampledPath, draws: Draws, k: int) -> list[Tensor]:
+    """How far a path agrees with itself: Jaccard of the k units that either half of its behaviors chooses.
+
+    No two paths can be expected to agree more than that. Halves are every other behavior, in the order of their names.
+
+    Args:
+        path: A path of at least two behaviors.
+        draws: Resamples; they have its names.
+        k: Units of each layer.
+
+    Returns:
+        For each layer (R + 1,).
+    """
+    first = set(sorted(set(path.names))[::2])
+    halves = [[i for i, name in enumerate(path.names) if (name in first) is side] for side in (True, False)]
+    weights = [draws.weights([path.names[i] for i in half]) for half in halves]
+    found = []
+    for joint in path.joint:
+        ranked = ranks(joint)
+        a, b = (_chosen(weight @ ranked[half], k) for weight, half in zip(weights, halves, strict=True))
+        found.append((a & b).sum(1) / (a | b).sum(1).clamp_min(1))
+    return found
+
+
 @dataclass(frozen=True)
 class Pairing:
     """Jaccard of single prompts' paths in one layer: of prompts about one behavior, and of different ones.

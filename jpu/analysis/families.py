@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from jpu.analysis.convergence import SampledPath, agreements, pairings, sampled_path
+from jpu.analysis.convergence import SampledPath, agreements, pairings, reliability, sampled_path
 from jpu.analysis.resampling import Draws, Interval, interval
 from jpu.models import Subject
 from jpu.paths.passes import Exchanges
@@ -76,6 +76,7 @@ class Measures:
         refused_cosine: Likewise.
         paired: Jaccard of single prompts' paths, jailbreak and direct harm of one behavior.
         shuffled: Of different behaviors.
+        reliability: Jaccard of the jailbreak paths that either half of the behaviors has: no other can be higher.
     """
 
     direct: Tensor
@@ -90,6 +91,7 @@ class Measures:
     refused_cosine: Tensor
     paired: Tensor
     shuffled: Tensor
+    reliability: Tensor
 
 
 MEASURES = tuple(field.name for field in fields(Measures))
@@ -188,10 +190,11 @@ def _family(
         agreements(jailbreak, safety, draws, k),
         agreements(refused, safety, draws, k),
         pairings(jailbreak, direct, draws, k),
+        reliability(jailbreak, draws, k),
         strict=True,
     )
     measured, chance = [], []
-    for there, base, safe, no, single in compared:
+    for there, base, safe, no, single, itself in compared:
         measured.append(
             Measures(
                 there.jaccard,
@@ -206,6 +209,7 @@ def _family(
                 no.cosine,
                 single.paired,
                 single.shuffled,
+                itself,
             )
         )
         chance.append(there.chance)
@@ -233,7 +237,16 @@ def _rows(
             family,
             layer,
             chance[layer],
-            {m: interval(getattr(measured, m), confidence, bounds=(-2.0, 2.0)) for m in MEASURES},
+            {m: interval(getattr(measured, m), confidence, bounds=_bounds(when, m)) for m in MEASURES},
         )
         for layer, measured in enumerate(layers)
     ]
+
+
+def _bounds(when: str, measure: str) -> tuple[float, float]:
+    """Where a figure can lie: a Jaccard index, a cosine, or the difference of two."""
+    low, high = (-1.0, 1.0) if measure.endswith("cosine") else (0.0, 1.0)
+    for difference in (measure.startswith("excess"), when == "change"):
+        if difference:
+            low, high = low - high, high - low
+    return low, high

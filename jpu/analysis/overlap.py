@@ -118,16 +118,17 @@ def overlap_by_layer(
             after = layer_weights(subject, layer)
             with subject.reference():
                 change = (after - layer_weights(subject, layer)).abs()
-            ours = {name: rows[layer] for name, rows in others.items()}
-            options = {"confidence": confidence, "against": against}
-            moved = overlaps(change, {"bare": base[layer]}, shares, Draws([base[layer].names], 0, 0))
+            both = overlaps(
+                {"sensitive": base[layer], "changed": change},
+                {name: rows[layer] for name, rows in others.items()},
+                shares,
+                draws,
+                confidence=confidence,
+                against=against,
+            )
+            moved = overlaps({"e": change}, {"e": base[layer]}, shares, Draws([base[layer].names], 0, 0))["e"]
             found.append(
-                LayerOverlap(
-                    layer,
-                    overlaps(base[layer], ours, shares, draws, **options),  # type: ignore[arg-type]
-                    overlaps(change, ours, shares, draws, **options),  # type: ignore[arg-type]
-                    {one.share: one.overlap.value for one in moved},
-                )
+                LayerOverlap(layer, both["sensitive"], both["changed"], {one.share: one.overlap.value for one in moved})
             )
     return found
 
@@ -151,56 +152,72 @@ def size_of(weights: int, share: float) -> int:
 
 
 def overlaps(
-    reference: Rows | Tensor,
+    references: Mapping[str, Rows | Tensor],
     conditions: Mapping[str, Rows],
     shares: Sequence[float],
     draws: Draws,
     *,
     confidence: float = 0.95,
     against: Mapping[str, Sequence[str]] | None = None,
-) -> list[Overlap]:
-    """Overlap of each condition's top weights with the reference's, in one layer.
+) -> dict[str, list[Overlap]]:
+    """Overlap of each condition's top weights with each reference's, in one layer.
 
     Args:
-        reference: What E is chosen from: sensitivities of each behavior, or one score (weights,) that is not resampled.
+        references: Name → what E is chosen from: sensitivities of each behavior, or one score (weights,) that is not
+            resampled.
         conditions: Name → what J is chosen from.
         shares: Values of q in (0, 1].
         draws: Resamples; they have all names.
         confidence: Coverage of the intervals.
         against: Condition → conditions that its overlap is compared with.
+
+    Returns:
+        Reference → an overlap for each condition and q.
     """
-    kept: dict[tuple[str, float], list[float]] = {(c, q): [] for c in conditions for q in shares}
-    weights = {name: draws.weights(rows.names).to(rows.values.device) for name, rows in conditions.items()}
-    fixed = isinstance(reference, Tensor)
-    base = None if isinstance(reference, Tensor) else draws.weights(reference.names).to(reference.values.device)
+    kept: dict[tuple[str, str, float], list[float]] = {
+        (r, c, q): [] for r in references for c in conditions for q in shares
+    }
+    rows = {**conditions, **{name: found for name, found in references.items() if isinstance(found, Rows)}}
+    weights = {name: draws.weights(found.names).to(found.values.device) for name, found in rows.items()}
     most = max(shares)
+    places: dict[str, Tensor] = {}
     for draw in range(draws.resamples + 1):
-        if isinstance(reference, Tensor):
-            score = reference
-        else:
-            assert base is not None
-            score = base[draw] @ reference.values
-        if draw == 0 or not fixed:
-            # Where in the order of E each weight stands: its set at q are those below a number.
-            order = largest(score, most)
-            place = torch.full((len(score),), len(score), device=score.device)
-            place[order] = torch.arange(len(order), device=score.device)
-        for name, rows in conditions.items():
-            top = place[largest(weights[name][draw] @ rows.values, most)]
-            for q in shares:
-                count = size_of(len(score), q)
-                kept[name, q].append(float((top[:count] < count).float().mean()))
+        for name, found in references.items():
+            if isinstance(found, Rows):
+                places[name] = _places(weights[name][draw] @ found.values, most)
+            elif draw == 0:
+                places[name] = _places(found, most)
+        for condition, found in conditions.items():
+            order = largest(weights[condition][draw] @ found.values, most)
+            for name, place in places.items():
+                top = place[order]
+                for q in shares:
+                    count = size_of(len(place), q)
+                    kept[name, condition, q].append(float((top[:count] < count).float().mean()))
     figures = {key: torch.tensor(values) for key, values in kept.items()}
-    return [
-        Overlap(
-            name,
-            q,
-            interval(figures[name, q], confidence),
-            {
-                other: interval(figures[name, q] - figures[other, q], confidence, bounds=(-1.0, 1.0))
-                for other in (against or {}).get(name, ())
-            },
-        )
-        for name in conditions
-        for q in shares
-    ]
+    return {
+        name: [
+            Overlap(
+                condition,
+                q,
+                interval(figures[name, condition, q], confidence),
+                {
+                    other: interval(
+                        figures[name, condition, q] - figures[name, other, q], confidence, bounds=(-1.0, 1.0)
+                    )
+                    for other in (against or {}).get(condition, ())
+                },
+            )
+            for condition in conditions
+            for q in shares
+        ]
+        for name in references
+    }
+
+
+def _places(scores: Tensor, share: float) -> Tensor:
+    """Where each weight stands in the order of the largest, (weights,): the set of the c largest are those below c."""
+    order = largest(scores, share)
+    place = torch.full((len(scores),), len(scores), device=scores.device)
+    place[order] = torch.arange(len(order), device=scores.device)
+    return place

@@ -25,7 +25,7 @@ class Line:
 
     Attributes:
         label: What it shows, for the legend and for screen readers.
-        mark: Class that gives colour and dash: before, after, chance, one, two, three.
+        mark: Class that gives colour and dash: before, after, chance, one, two, three, four.
         points: (x, y).
         band: (x, low, high) of its interval.
     """
@@ -120,6 +120,50 @@ def lines(
         # On a long curve the marks would run into one another.
         parts += [_mark(line.mark, x, y) for x, y in (spots if len(spots) <= 24 else spots[-1:])]
     return tag("svg", *parts, class_="chart", role="img", viewBox=f"0 0 {WIDTH} {HEIGHT}")
+
+
+@dataclass(frozen=True)
+class Dot:
+    """An estimate in a row of `dots`: its mark, its value, and the ends of its interval."""
+
+    mark: str
+    value: float
+    low: float
+    high: float
+
+
+def dots(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], *, across: str, bounds: tuple[float, float]) -> Markup:
+    """Estimates with their intervals, a row for each name; the marks of a row stand below one another.
+
+    Args:
+        title: What it shows.
+        rows: Name and estimates.
+        across: Name of the axis, which is one of shares.
+        bounds: Ends of the axis.
+    """
+    low, high = bounds
+    left, step = 96, 11
+    heights = [step * len(marks) + 10 for _, marks in rows]
+    height = _TOP + sum(heights) + _BOTTOM
+
+    def place(value: float) -> float:
+        return round(left + (min(max(value, low), high) - low) / (high - low) * (WIDTH - left - _RIGHT), 2)
+
+    parts: list[Child] = [tag("title", title)]
+    for tick in _ticks(low, high):
+        x = place(tick)
+        parts.append(tag("line", x1=x, x2=x, y1=_TOP, y2=height - _BOTTOM, class_="rule" if tick == 0 else "grid"))
+        parts.append(tag("text", _tick(tick, "share"), x=x, y=height - 14, text_anchor="middle", class_="tick"))
+    parts.append(tag("text", across, x=(left + WIDTH) / 2, y=height - 2, text_anchor="middle", class_="tick"))
+    y = float(_TOP)
+    for (name, marks), tall in zip(rows, heights, strict=True):
+        parts.append(tag("text", name, x=left - 8, y=y + tall / 2 + 4, text_anchor="end", class_="tick"))
+        for number, dot in enumerate(marks):
+            at = y + 10 + step * number
+            parts.append(tag("line", x1=place(dot.low), x2=place(dot.high), y1=at, y2=at, class_=f"line {dot.mark}"))
+            parts.append(_mark(dot.mark, place(dot.value), at))
+        y += tall
+    return tag("svg", *parts, class_="chart", role="img", viewBox=f"0 0 {WIDTH} {height}")
 
 
 def legend(*entries: tuple[str, str]) -> Markup:

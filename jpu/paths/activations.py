@@ -1,4 +1,4 @@
-"""The neurons and heads of a Llama-like model: see, scale and replace their values while it runs.
+"""The neurons and heads of a Llama-like model: see, ablate and replace their values while it runs.
 
 An FFN neuron is one input of a layer's ``down_proj``; an attention head is one block of ``d_head`` inputs of its
 ``o_proj``. Both are reached by hooks on those two modules, which stay in place when PEFT wraps the modules, so the same
@@ -144,33 +144,34 @@ def capture(
 
 
 @contextmanager
-def scale(model: nn.Module, factors: Mapping[int, Tensor], kind: Kind = "neurons") -> Iterator[None]:
-    """Multiply the values of the layers named by `factors`, at every position.
+def ablate(
+    model: nn.Module,
+    units: Mapping[int, Sequence[int]],
+    kind: Kind = "neurons",
+    fill: Mapping[int, Tensor] | None = None,
+) -> Iterator[None]:
+    """Set the named units of each layer to zero, or to given values, at every position (the causal check of a path).
 
     Args:
         model: Llama-like model.
-        factors: Layer number → factors, broadcast against (rows, length, width).
+        units: Layer → units.
         kind: Which units.
+        fill: Layer → what the columns of all its units are set to (width,); None for zero.
     """
-
-    def visit(layer: int, values: Tensor) -> Tensor | None:
-        factor = factors.get(layer)
-        return None if factor is None else values * factor.to(values)
-
-    with watch(model, kind, visit):
-        yield
-
-
-@contextmanager
-def ablate(model: nn.Module, units: Mapping[int, Sequence[int]], kind: Kind = "neurons") -> Iterator[None]:
-    """Set the named units of each layer to zero, at every position (the causal check of a path)."""
     size = unit_size(model, kind)
-    factors: dict[int, Tensor] = {}
+    kept: dict[int, Tensor] = {}
+    put: dict[int, Tensor] = {}
     for layer, site in enumerate(sites(model, kind)):
         if units.get(layer):
-            factors[layer] = torch.ones(site_width(site))
-            factors[layer][columns(units[layer], size)] = 0.0
-    with scale(model, factors, kind):
+            kept[layer] = torch.ones(site_width(site))
+            kept[layer][columns(units[layer], size)] = 0.0
+            value = torch.zeros(site_width(site)) if fill is None else fill[layer].cpu()
+            put[layer] = value * (1 - kept[layer])
+
+    def visit(layer: int, values: Tensor) -> Tensor | None:
+        return values * kept[layer].to(values) + put[layer].to(values) if layer in kept else None
+
+    with watch(model, kind, visit):
         yield
 
 

@@ -10,7 +10,8 @@ import yaml
 from jpu.errors import SettingsError, StorageError
 from jpu.unlearning.defences.settings import CircuitBreakersSettings, JpuSwitches, NpoSettings
 from tasks.sections import EngineSettings
-from tasks.settings import ENGINE, chosen_engine, load_settings, set_profile
+from tasks.settings import ENGINE, chosen_engine, load_settings, set_profile, switch_on
+
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 # The head of the file is somebody's to change; these tests need one that they know.
@@ -250,3 +251,17 @@ def test_dvc_does_not_watch_the_engine() -> None:
     stages = yaml.safe_load((PARAMS.parent / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     watched = [str(param) for stage in stages.values() for param in stage.get("do", stage)["params"]]
     assert "seed" in watched and not [param for param in watched if param.startswith("engine")]
+
+
+def test_a_stage_beside_the_main_job_is_switched_on_in_one_word(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text(encoding="utf-8"), encoding="utf-8")
+    assert load_settings(path).beside.analyze == ()
+    switch_on("analyze", path)
+    assert load_settings(path).beside.analyze == ("last",)
+    before, after = PARAMS.read_text(encoding="utf-8"), path.read_text(encoding="utf-8")
+    assert after == before.replace("  analyze: []  ", "  analyze: [last]  ")
+    switch_on("analyze", path)
+    assert path.read_text(encoding="utf-8") == after
+    with pytest.raises(SettingsError, match="no stage 'compose' under beside"):
+        switch_on("compose", path)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import psutil
 import pytest
@@ -27,6 +28,7 @@ from jpu.data.schemas import Behavior, read_records
 from jpu.errors import ModelError, SubjectError
 from jpu.evaluation.names import name_of
 from jpu.models import Subject
+from jpu.paths.selectors import SELECTORS
 from jpu.sandbox.__main__ import write
 from jpu.sandbox.teach import new_model
 from jpu.unlearning.exposures import EXPOSURES
@@ -43,6 +45,7 @@ STAGES = [
     ("subject",),
     *((name, number) for number in "12" for name in ("mine", "identify", "unlearn")),
     ("evaluate",),
+    ("analyze",),
 ]
 DRIVER = """
 import importlib, json, sys
@@ -122,6 +125,14 @@ def test_every_stage_leaves_what_dvc_expects_of_it(done: Done) -> None:
             *("spent.json", "protocol.json", "card.json", "card.html", "card.md"),
         )
     }
+    assert {f for f in listed if f.startswith("analysis")} == {
+        f"analysis/{name}"
+        for name in (
+            *("metrics.json", "overlap.csv", "convergence.csv", "causal.csv", "analyses.html"),
+            *(f"figures/overlap_npo_{reference}.svg" for reference in ("sensitive", "changed")),
+            *(f"figures/{name}.svg" for name in ("convergence", "families", "causal")),
+        )
+    }
     assert {
         "subject.json",
         "subject/model.safetensors",
@@ -189,8 +200,35 @@ def test_nothing_restricted_is_shown_or_reported(done: Done) -> None:
     assert restricted and mined
     texts = mined | {text for b in restricted for text in (b.query, b.answer, b.secret, b.entity)}
     shown = {"stdout": done.printed.encode(), **files(done.here / "artifacts/evaluation")}
+    shown |= files(done.here / "artifacts/analysis")
     found = [(name, text) for name, data in shown.items() for text in texts if text.lower() in data.decode().lower()]
     assert found == [] and len(done.printed.splitlines()) > 20
+
+
+def test_the_analyses_are_tables_and_figures(done: Done) -> None:
+    folder = done.here / "artifacts/analysis"
+    tables = {
+        name: list(csv.DictReader((folder / f"{name}.csv").open())) for name in ("overlap", "convergence", "causal")
+    }
+    layers = {"0", "1"}
+    # Every condition and q in every layer, twice: with what bare questions need, and with what was moved.
+    shown = {(r["reference"], r["condition"], r["share"], r["layer"]) for r in tables["overlap"] if not r["less"]}
+    conditions = ("jailbreak", "jailbreak_before", "benign", "benign_wrapped")
+    wanted = {
+        (r, c, q, n) for r in ("sensitive", "changed") for c in conditions for q in ("0.01", "0.05") for n in layers
+    }
+    assert shown == wanted | {("changed", "sensitive", q, n) for q in ("0.01", "0.05") for n in layers}
+    assert {r["less"] for r in tables["overlap"]} == {"", "jailbreak_before", "benign", "benign_wrapped"}
+    assert {(r["when"], r["layer"]) for r in tables["convergence"]} == {
+        (when, layer) for when in ("before", "after", "change") for layer in layers
+    }
+    effects = [r for r in tables["causal"] if r["selector"] != "none"]
+    assert {r["selector"] for r in effects} == set(SELECTORS) and {r["fill"] for r in effects} == {"zero", "mean"}
+    # The path of the first round was chosen on jailbreaks that get through; so there are such.
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["counts"]["train_jailbreaks"] > 0 and metrics["erased"]["npo"]["through"] > 0
+    for figure in (folder / "figures").iterdir():
+        assert ElementTree.fromstring(figure.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_an_attempt_is_stored_as_digests(done: Done) -> None:

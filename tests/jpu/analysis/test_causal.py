@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from jpu.analysis.causal import Case, ablated, causal_check, mean_values, respond
+from jpu.analysis.causal import Case, causal_check, mean_values, respond
 from jpu.models import Subject
-from jpu.paths.activations import capture
+from jpu.paths.activations import ablate, capture
 
 Make = Callable[..., Subject]
 UNITS = {0: [1, 5, 7], 1: [3]}
@@ -38,7 +38,7 @@ def test_an_ablation_is_what_cutting_the_weights_does(make_subject: Make, filled
     means = mean_values(subject, CASES) if filled else None
     expected = respond(cut(subject, UNITS, means), CASES, 6)
     whole = respond(subject, CASES, 6)
-    with ablated(subject.model, UNITS, means):
+    with ablate(subject.model, UNITS, fill=means):
         found = respond(subject, CASES, 6)
     assert found.probability == pytest.approx(expected.probability, rel=1e-4)
     assert found.told == expected.told

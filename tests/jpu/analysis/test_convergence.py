@@ -13,6 +13,7 @@ from jpu.analysis.convergence import (
     agreements,
     chance_jaccard,
     pairings,
+    reliability,
     sampled_path,
 )
 from jpu.analysis.families import ALL, PathSamples, Sampled, Wordings, path_convergence
@@ -71,6 +72,13 @@ def test_shuffled_is_the_mean_over_all_pairs_of_different_behaviors() -> None:
     sets = [[set(row.topk(3).indices.tolist()) for row in p.joint[0]] for p in (a, b)]
     alike = [len(x & y) / len(x | y) for i, x in enumerate(sets[0]) for j, y in enumerate(sets[1]) if i != j]
     assert float(found.shuffled[0]) == pytest.approx(sum(alike) / len(alike))
+
+
+def test_a_path_against_itself_by_halves() -> None:
+    # Of a, c: {0, 1}; of b, d: {1, 2}; one of three.
+    path_ = path([9.0, 8, 0, 1], [0.0, 8, 9, 1], [9.0, 8, 1, 0], [1.0, 9, 8, 0], names="abcd")
+    (found,) = reliability(path_, Draws(["abcd"], 3, 0), 2)
+    assert found.tolist() == pytest.approx([1 / 3] * 4)
 
 
 @given(st.integers(2, 7), st.data())
@@ -141,7 +149,7 @@ def test_families_before_and_after(make_subject: Callable[..., Subject], adapt: 
 
 def test_without_hardening_there_is_nothing_after(make_subject: Callable[..., Subject]) -> None:
     subject = make_subject()
-    bare, open_ = sampled(subject, {"a": "Who?"}, "amber"), sampled(subject, {"x": "Why?"}, "a bird")
+    bare, open_ = sampled(subject, {"a": "Who?", "b": "Where?"}, "amber"), sampled(subject, {"x": "Why?"}, "a bird")
     samples = PathSamples(bare, bare, open_, {"f": Wordings(bare, open_)})
-    rows = path_convergence(subject, samples, Search(k=2, steps=2), Draws([["a"], ["x"]], 2, 0), hardened=False)
+    rows = path_convergence(subject, samples, Search(k=2, steps=2), Draws(["ab", "x"], 2, 0), hardened=False)
     assert {row.when for row in rows} == {"before"} and {row.family for row in rows} == {"f", ALL}

@@ -23,7 +23,8 @@ def test_overlaps_of_known_sets() -> None:
     # Means: 3 2 1 0 ... for E; J's two best are the 2nd and the 5th weight.
     reference = rows([4.0, 2, 1, 0, 0, 0, 0, 0, 0, 0], [2.0, 2, 1, 0, 0, 0, 0, 0, 0, 0])
     other = rows([0.0, 5, 0, 0, 4, 1, 0, 0, 0, 0])
-    found = overlaps(reference, {"j": other, "e": reference}, [0.1, 0.2, 0.3], Draws([["b0", "b1"]], 0, 0))
+    draws = Draws([["b0", "b1"]], 0, 0)
+    found = overlaps({"e": reference}, {"j": other, "e": reference}, [0.1, 0.2, 0.3], draws)["e"]
     values = {(o.condition, o.share): o.overlap.value for o in found}
     # {0} and {1}; {0, 1} and {1, 4}; {0, 1, 2} and {1, 4, 5}.
     assert [values["j", q] for q in (0.1, 0.2, 0.3)] == pytest.approx([0.0, 0.5, 1 / 3])
@@ -35,7 +36,7 @@ def test_a_reference_that_is_no_mean_is_not_resampled() -> None:
     names = [f"b{i}" for i in range(4)]
     other = Rows(torch.eye(4, 10), names)
     draws = Draws([names], 200, 1)
-    (found,) = overlaps(torch.arange(10, 0, -1).float(), {"j": other}, [0.4], draws)
+    (found,) = overlaps({"e": torch.arange(10, 0, -1).float()}, {"j": other}, [0.4], draws)["e"]
     # All four rows together hold the four first weights; resamples lose some of them.
     assert found.overlap.value == 1.0 and found.overlap.high == 1.0
 
@@ -45,7 +46,9 @@ def test_the_excess_is_drawn_in_the_same_resamples() -> None:
     names = [f"b{i}" for i in range(6)]
     reference = Rows(torch.rand(6, 50, generator=generator), names)
     same = Rows(reference.values.clone(), names)
-    found = overlaps(reference, {"j": reference, "same": same}, [0.1], Draws([names], 50, 0), against={"j": ["same"]})
+    found = overlaps(
+        {"e": reference}, {"j": reference, "same": same}, [0.1], Draws([names], 50, 0), against={"j": ["same"]}
+    )["e"]
     assert found[0].excess["same"].low == found[0].excess["same"].high == 0.0
 
 
@@ -53,14 +56,14 @@ def test_every_resample_of_the_same_rows_agrees_with_itself() -> None:
     generator = torch.Generator().manual_seed(0)
     names = [f"b{i}" for i in range(6)]
     reference = Rows(torch.rand(6, 200, generator=generator), names)
-    (found,) = overlaps(reference, {"e": reference}, [0.05], Draws([names], 30, 0))
+    (found,) = overlaps({"e": reference}, {"e": reference}, [0.05], Draws([names], 30, 0))["e"]
     assert (found.overlap.value, found.overlap.low, found.overlap.high) == (1.0, 1.0, 1.0)
 
 
 def test_unrelated_scores_overlap_as_chance_has_it() -> None:
     generator = torch.Generator().manual_seed(2)
     a, b = (Rows(torch.rand(1, 100_000, generator=generator), [n]) for n in "ab")
-    found = overlaps(a, {"b": b}, [0.01, 0.05], Draws([["a"], ["b"]], 0, 0))
+    found = overlaps({"a": a}, {"b": b}, [0.01, 0.05], Draws([["a"], ["b"]], 0, 0))["a"]
     assert [o.overlap.value for o in found] == pytest.approx([0.01, 0.05], abs=0.01)
 
 

@@ -4,7 +4,7 @@ import re
 from xml.etree import ElementTree
 
 from jpu.card import Figure
-from jpu.card.charts import HEIGHT, WIDTH, Line, lines, strip
+from jpu.card.charts import HEIGHT, WIDTH, Dot, Line, dots, lines, strip
 
 
 def points(path: str) -> list[tuple[float, float]]:
@@ -60,3 +60,16 @@ def test_long_curves_have_a_mark_at_their_end_only() -> None:
     curve = tuple((float(x), float(x)) for x in range(200))
     drawn = ElementTree.fromstring(lines("t", [Line("a", "after", curve)], across="x", style="number"))
     assert len([e for e in drawn.iter("path") if e.get("class") == "mark after"]) == 1
+
+
+def test_a_row_of_dots_has_its_marks_where_their_figures_are() -> None:
+    rows = [("a", [Dot("one", 0.5, 0.25, 0.75), Dot("two", 0.0, -0.5, 0.2)]), ("b", [])]
+    drawn = ElementTree.fromstring(dots("t", rows, across="x", bounds=(0.0, 1.0)))
+    spans = {e.get("class"): (float(e.get("x1", 0)), float(e.get("x2", 0))) for e in drawn.iter("line")}
+    zero = spans["rule"][0]
+    left, right = spans["line one"]
+    half = WIDTH - 12 - zero
+    assert (left, right) == (zero + half / 4, zero + 3 * half / 4)
+    # What lies outside the axis ends at it.
+    assert spans["line two"][0] == zero
+    assert [e.text for e in drawn.iter("text") if e.text in "ab"] == ["a", "b"]

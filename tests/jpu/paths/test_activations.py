@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from jpu.errors import ModelError
-from jpu.paths.activations import ablate, capture, decoder_layers, replace, scale, unit_size
+from jpu.paths.activations import ablate, capture, decoder_layers, replace, unit_size
 
 Tiny = Callable[..., LlamaForCausalLM]
 IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
@@ -71,10 +71,10 @@ def test_ablating_a_head_is_zeroing_its_output_columns(tiny: Tiny) -> None:
     torch.testing.assert_close(ablated, logits(model))
 
 
-def test_scale_by_one_and_replace_by_itself_change_nothing(tiny: Tiny) -> None:
+def test_an_ablation_of_nothing_and_replace_by_itself_change_nothing(tiny: Tiny) -> None:
     model = tiny()
     plain = logits(model)
-    with scale(model, {0: torch.ones(20)}):
+    with ablate(model, {0: []}):
         assert torch.equal(logits(model), plain)
     with capture(model) as found:
         logits(model)
