@@ -151,7 +151,7 @@ def causal_sheet(effects: Sequence[Effect]) -> Sheet:
         )
     return Sheet(
         "causal",
-        "What is left of the answers when units are taken out",
+        "How far answers fall when units are taken out",
         "Fall of the mean probability of the answer, on questions that the units were not chosen on. A path that is a "
         "cause takes leaks away and leaves benign answers. Whiskers: 95 %.",
         tuple(GROUPS.values()),
@@ -171,7 +171,9 @@ def alone(sheet: Sheet) -> str:
     parts = [tag("rect", width="100%", height="100%", fill="var(--sheet)")]
     parts.append(tag("text", sheet.title, x=_GAP, y=24, fill="var(--ink)", font_size=16, font_weight=600))
     x, y = float(_GAP), 34.0
-    width = _COLUMNS * (WIDTH + _GAP) + _GAP
+    # Four stand in a square, and others in threes.
+    columns = 2 if len(sheet.panels) == 4 else _COLUMNS
+    width = columns * (WIDTH + _GAP) + _GAP
     for mark, label in sheet.marks:
         room = 44 + 6.6 * len(label)
         if x + room > width:
@@ -181,8 +183,8 @@ def alone(sheet: Sheet) -> str:
         parts.append(tag("text", label, x=x + 34, y=y + 12, fill="var(--muted)", font_size=12))
         x += room
     y += _HEAD
-    for start in range(0, len(sheet.panels), _COLUMNS):
-        row = sheet.panels[start : start + _COLUMNS]
+    for start in range(0, len(sheet.panels), columns):
+        row = sheet.panels[start : start + columns]
         tall = max(_height(panel.chart) for panel in row)
         for number, panel in enumerate(row):
             left = _GAP + number * (WIDTH + _GAP)

@@ -19,6 +19,9 @@ from jpu.analysis.sensitivity import layer_weights, sensitivities
 from jpu.models import Subject
 from jpu.paths.passes import Exchanges
 
+# By how much the least of a resample's largest may lie below that of the sample, before all weights are looked at.
+_LOOSE = 0.6
+
 
 @dataclass(frozen=True)
 class Source:
@@ -177,18 +180,18 @@ def overlaps(
     kept: dict[tuple[str, str, float], list[float]] = {
         (r, c, q): [] for r in references for c in conditions for q in shares
     }
-    rows = {**conditions, **{name: found for name, found in references.items() if isinstance(found, Rows)}}
-    weights = {name: draws.weights(found.names).to(found.values.device) for name, found in rows.items()}
     most = max(shares)
-    places: dict[str, Tensor] = {}
+    chosen = {name: Largest(found, most, draws) for name, found in conditions.items()}
+    drawn = {name: Largest(found, most, draws) for name, found in references.items() if isinstance(found, Rows)}
+    places = {
+        name: _places(largest(found, most), len(found))
+        for name, found in references.items()
+        if not isinstance(found, Rows)
+    }
     for draw in range(draws.resamples + 1):
-        for name, found in references.items():
-            if isinstance(found, Rows):
-                places[name] = _places(weights[name][draw] @ found.values, most)
-            elif draw == 0:
-                places[name] = _places(found, most)
-        for condition, found in conditions.items():
-            order = largest(weights[condition][draw] @ found.values, most)
+        places |= {name: _places(found.of(draw), found.weights) for name, found in drawn.items()}
+        for condition, found in chosen.items():
+            order = found.of(draw)
             for name, place in places.items():
                 top = place[order]
                 for q in shares:
@@ -215,9 +218,37 @@ def overlaps(
     }
 
 
-def _places(scores: Tensor, share: float) -> Tensor:
-    """Where each weight stands in the order of the largest, (weights,): the set of the c largest are those below c."""
-    order = largest(scores, share)
-    place = torch.full((len(scores),), len(scores), device=scores.device)
-    place[order] = torch.arange(len(order), device=scores.device)
+class Largest:
+    """The top share of weights by their mean over behaviors, in every resample.
+
+    Most weights can be in none of them. A mean is at most the largest of what it is of, so where the least of the
+    chosen is above a bound, no weight is among them that no behavior lifts to that bound: the choice is exact.
+
+    Args:
+        rows: Sensitivities of each behavior.
+        share: Of the weights.
+        draws: Resamples; they have all names.
+    """
+
+    def __init__(self, rows: Rows, share: float, draws: Draws) -> None:
+        self.weights = rows.values.shape[1]
+        self._rows, self._count = rows.values, size_of(self.weights, share)
+        self._draws = draws.weights(rows.names).to(rows.values.device)
+        least = rows.values.mean(0).topk(self._count).values[-1]
+        self._bound = _LOOSE * least
+        self._likely = (rows.values.amax(0) >= self._bound).nonzero()[:, 0]
+        self._some = rows.values[:, self._likely].contiguous()
+
+    def of(self, draw: int) -> Tensor:
+        """Indices of the weights in a resample, the largest first."""
+        found = (self._draws[draw] @ self._some).topk(self._count)
+        if found.values[-1] >= self._bound:
+            return self._likely[found.indices]
+        return (self._draws[draw] @ self._rows).topk(self._count).indices
+
+
+def _places(order: Tensor, weights: int) -> Tensor:
+    """Where each weight stands in an order of the largest, (weights,): the set of the c largest are those below c."""
+    place = torch.full((weights,), weights, device=order.device)
+    place[order] = torch.arange(len(order), device=order.device)
     return place

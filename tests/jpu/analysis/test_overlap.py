@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jpu.analysis.overlap import Rows, Source, largest, overlap_by_layer, overlaps
+from jpu.analysis.overlap import Largest, Rows, Source, largest, overlap_by_layer, overlaps
 from jpu.analysis.resampling import Draws, interval
 from jpu.analysis.sensitivity import layer_weights, sensitivities
 from jpu.models import Subject
@@ -73,6 +73,20 @@ def test_the_largest_are_no_smaller_than_the_rest(values: list[float], share: fl
     assert len(chosen) == max(1, round(share * len(values)))
     rest = [v for i, v in enumerate(values) if i not in chosen]
     assert not rest or min(values[i] for i in chosen) >= max(rest)
+
+
+@given(st.integers(1, 8), st.integers(5, 60), st.floats(0.02, 0.9), st.integers(0, 1000))
+def test_the_largest_of_every_resample_are_those_of_all_weights(
+    behaviors: int, weights: int, share: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Heavy tails, as sensitivities have, so that few behaviors decide.
+    values = torch.randn(behaviors, weights, generator=generator).mul(3).exp()
+    names = [str(i) for i in range(behaviors)]
+    draws = Draws([names], 6, seed)
+    found = Largest(Rows(values, names), share, draws)
+    for draw, weighing in enumerate(draws.weights(names)):
+        assert found.of(draw).tolist() == largest(weighing @ values, share).tolist()
 
 
 # Resampling
