@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from jpu.analysis.resampling import Draws
-from jpu.paths.igi import best, candidate_scores, nodes, ranks, unit_length
-from jpu.paths.passes import AnswerPasses, Exchanges
+from jpu.paths.igi import igi_scores, ranks, unit_length
+from jpu.paths.passes import Exchanges
 from jpu.paths.selectors import Search
 
 
@@ -49,20 +49,31 @@ def sampled_path(model: nn.Module, exchanges: Exchanges, names: Sequence[str], s
         model: Llama-like model, run as it stands.
         exchanges: Prompts and answers.
         names: Behavior of each prompt.
-        search: k, steps, positions and reading of the candidates; its selector is not asked.
+        search: k, steps, positions and reading of the candidates. Nothing is refined: the chosen units are those of the
+            best mean rank, in the sample as in every resample.
 
     Raises:
         ModelError: The model is not Llama-like.
     """
-    passes = AnswerPasses(model, exchanges, positions=search.positions, rows=search.rows)
-    grid = nodes(search.steps, search.rule)
-    joint, attribution, chosen = [], [], list[list[int]]()
-    for layer in range(passes.layers):
-        scores, base = candidate_scores(passes, chosen, layer, grid, search.candidates)
-        chosen.append(best(ranks(scores).mean(0), search.k))
+    joint: list[Tensor] = []
+    attribution: list[Tensor] = []
+
+    def seen(scores: Tensor, base: Tensor) -> None:
         joint.append(scores.cpu())
         attribution.append(unit_length(scores - base[:, None]).cpu())
-    return SampledPath(joint, attribution, chosen, list(names))
+
+    found = igi_scores(
+        model,
+        exchanges,
+        k=search.k,
+        steps=search.steps,
+        positions=search.positions,
+        rows=search.rows,
+        candidates=search.candidates,
+        rule=search.rule,
+        seen=seen,
+    )
+    return SampledPath(joint, attribution, found.chosen, list(names))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ attribution is there the sum of its members' integrated gradients along the comm
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -107,6 +107,7 @@ def igi_scores(
     rule: Rule = "gauss",
     recompute: bool = False,
     check: Sequence[int] = (),
+    seen: Callable[[Tensor, Tensor], None] | None = None,
 ) -> PathScores:
     """Greedy search for the k units of each layer with the highest joint attribution.
 
@@ -123,6 +124,7 @@ def igi_scores(
         rule: Quadrature.
         recompute: Keep only what enters each layer for the backward pass (`jpu.models.recompute`).
         check: Other numbers of steps at which the chosen path's completeness error is measured as well.
+        seen: Called at each layer with the prompts' own S (n, units), and what each would be if j added nothing (n,).
 
     Raises:
         ModelError: The model is not Llama-like.
@@ -146,6 +148,8 @@ def igi_scores(
             chosen.append(best(mean, k))
         scores.append(mean.cpu())
         attribution.append(unit_length(joint - base[:, None]).mean(0).cpu())
+        if seen is not None:
+            seen(joint, base)
         if layer + 1 < passes.layers:
             standing = _higher(passes, standing, chosen[layer], grid)
     return PathScores(

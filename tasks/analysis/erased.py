@@ -23,7 +23,7 @@ from tasks.progress import Progress
 from tasks.settings import Settings
 
 # With fewer jailbreaks, or of fewer behaviors, an overlap would say something about these few.
-_FEWEST, _FEWEST_BEHAVIORS = 8, 4
+_FEWEST, _FEWEST_BEHAVIORS = 4, 2
 # What the overlap of a jailbreak is compared with, in the same resamples.
 AGAINST = ("jailbreak_before", "benign", "benign_wrapped")
 

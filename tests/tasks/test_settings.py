@@ -257,11 +257,11 @@ def test_a_stage_beside_the_main_job_is_switched_on_in_one_word(tmp_path: Path) 
     path = tmp_path / "params.yaml"
     path.write_text(PARAMS.read_text(encoding="utf-8"), encoding="utf-8")
     assert load_settings(path).beside.analyze == ()
-    switch_on("analyze", path)
+    switch_on("analyze", path=path)
     assert load_settings(path).beside.analyze == ("last",)
     before, after = PARAMS.read_text(encoding="utf-8"), path.read_text(encoding="utf-8")
     assert after == before.replace("  analyze: []  ", "  analyze: [last]  ")
-    switch_on("analyze", path)
+    switch_on("analyze", path=path)
     assert path.read_text(encoding="utf-8") == after
     with pytest.raises(SettingsError, match="no stage 'compose' under beside"):
-        switch_on("compose", path)
+        switch_on("compose", path=path)
