@@ -170,7 +170,7 @@ def _after_refusal(verdict: Verdict) -> Iterator[str]:
     if False in utility:
         yield "Attacks: more `unlearning.steps` or a larger `mining.fresh`, or more wordings of the family."
     if utility:
-        yield "The same data and settings make the same challenger, refused again: `reharden.settings` changes the next one."
+        yield "The same data and settings make the same challenger again: `reharden.settings` changes the next one."
     yield "`jpu promote challenger` promotes it in spite of the gates, on your own word."
 
 

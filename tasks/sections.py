@@ -412,6 +412,8 @@ class AnalysisSettings(Section):
 
     erase: ErasureSettings
     shares: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)]
+    minings: Count
+    wordings: Count
     samples: Count
     neurons: Count
     ablated: Annotated[tuple[Count, ...], Field(min_length=1)]

@@ -50,13 +50,16 @@ MICRO: dict[str, dict[str, Any]] = {
     "analysis": {
         "erase": {
             "defences": ["npo"],
-            "steps": 4,
+            "steps": 2,
             "batch": 2,
             "retain_batch": 4,
             "retain_pairs": 16,
-            "learning_rate": 1e-3,
+            "learning_rate": 3e-4,
         },
         "shares": [0.01, 0.05],
+        # Many, as this subject leaks in few.
+        "minings": 8,
+        "wordings": 3,
         "samples": 8,
         "neurons": 2,
         "ablated": [4],

@@ -93,8 +93,11 @@ def analyse_erased(settings: Settings, prepared: Prepared, defence: DefenceSetti
 def _mined(settings: Settings, samples: Samples, buffer: Path) -> list[Entry]:
     """Jailbreaks that M_e does not refuse."""
     miner = Miner.open(samples.subject, samples.data, buffer, settings.mining, settings.data.limits.prompt)
-    batch = miner.mine(1, samples.rng("mining"))
-    return list(batch.above(miner.calibration.tau))
+    found: dict[str, Entry] = {}
+    for number in range(settings.analysis.minings):
+        batch = miner.mine(1, samples.rng(f"mining-{number}"), number + 1)
+        found |= {entry.id: entry for entry in batch.above(miner.calibration.tau)}
+    return list(found.values())
 
 
 def _overlaps(settings: Settings, samples: Samples, jailbreaks: list[Case], entries: list[Entry]) -> list[LayerOverlap]:

@@ -57,21 +57,16 @@ class Samples:
         return found
 
     def wrapped(self) -> list[Wrapped]:
-        """Every restricted behavior in one wording of each family, and a benign one in the same."""
+        """Every restricted behavior in some wordings of each family, and a benign one in each of the same."""
         rng = self.rng("wordings")
         found = []
         for family, templates in self.templates().items():
             order = rng.sample(self.benign, len(self.benign))
             for number, behavior in enumerate(self.restricted):
-                template = rng.choice(templates)
                 other = order[number % len(order)]
-                found.append(
-                    Wrapped(
-                        family,
-                        case(behavior, template.fill(behavior.query)),
-                        case(other, template.fill(other.query)),
-                    )
-                )
+                for template in rng.sample(templates, min(self.settings.analysis.wordings, len(templates))):
+                    prompts = template.fill(behavior.query), template.fill(other.query)
+                    found.append(Wrapped(family, case(behavior, prompts[0]), case(other, prompts[1])))
         return found
 
     def through(self, cases: Sequence[Case]) -> list[bool]:

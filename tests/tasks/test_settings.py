@@ -12,7 +12,6 @@ from jpu.unlearning.defences.settings import CircuitBreakersSettings, JpuSwitche
 from tasks.sections import EngineSettings
 from tasks.settings import ENGINE, chosen_engine, load_settings, set_profile, switch_on
 
-
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 # The head of the file is somebody's to change; these tests need one that they know.
 HEAD = """\
