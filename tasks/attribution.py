@@ -97,10 +97,9 @@ def summary(found: Identified) -> dict[str, float]:
         "neurons": float(sum(len(units) for units in found.path.neurons.values())),
         "heads": float(sum(len(units) for units in found.path.heads.values())),
     }
-    for kind, paths in (("", found.neurons), ("_heads", found.heads)):
-        for name, scores in paths.items():
-            if scores.completeness is not None:
-                numbers[f"completeness_error.{name}{kind}"] = scores.completeness
-            for steps, error in scores.convergence.items():
-                numbers[f"completeness_error.{name}{kind}.steps_{steps}"] = error
+    for name, scores in found.neurons.items():
+        if scores.completeness is not None:
+            numbers[f"completeness_error.{name}"] = scores.completeness
+        for steps, error in scores.convergence.items():
+            numbers[f"completeness_error.{name}.steps_{steps}"] = error
     return numbers

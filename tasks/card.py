@@ -245,7 +245,7 @@ def _protocol(protocol: Mapping[str, Any], evaluation: Evaluation) -> ProtocolIn
 
 def _path(folder: RoundFolder) -> PathRound:
     path, found = JailbreakPath.load(folder.path), read_json(folder.folder / "identify.json")
-    name = "completeness_error.jailbreak" + ("" if path.neurons else "_heads")
+    name = "completeness_error.jailbreak"
     # Measured at half and at twice the steps as well (`jpu.paths.select`).
     others = sorted((int(key.rpartition("_")[2]), found[key]) for key in found if key.startswith(f"{name}.steps_"))
     layers = []

@@ -286,8 +286,8 @@ class PathRound(Section):
     Attributes:
         round: Its number.
         layers: What is known of each.
-        completeness_error: How far the path's integral is from what it stands for, as a share of that; of heads where
-            the path has no neurons.
+        completeness_error: How far the path's integral is from what it stands for, as a share of that; of
+            neurons, since heads are chosen without an integral.
         completeness_error_half: The same with half the interpolation steps.
         completeness_error_twice: The same with twice as many.
     """

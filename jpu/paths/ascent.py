@@ -130,6 +130,24 @@ def above(passes: AnswerPasses, standing: Standing, rows: Tensor, scaled: Tensor
     return Above(torch.cat(own), torch.cat(drawn))
 
 
+@torch.no_grad()
+def held(passes: AnswerPasses, standing: Standing, rows: Tensor, scaled: Tensor) -> Tensor:
+    """F of rows (Q,) whose units `scaled` of the layer, (c,) or (Q, c), are held at their fractions; no gradient."""
+    layer, scores = standing.layer, []
+    for part in passes.chunks(len(rows), rows.device):
+        at = rows[part]
+        prompt, units = standing.prompt[at], scaled if scaled.dim() == 1 else scaled[part]
+        index, values = passes.values(layer, units, prompt, standing.alpha[at])
+        entering = None if standing.entering is None else standing.entering[at]
+        with (
+            constant_weights(passes.model),
+            layers_between(passes.model, layer, None, entering),
+            replaced(passes.model, {layer: (index, values)}, passes.kind),
+        ):
+            scores.append(passes.forward(prompt))
+    return torch.cat(scores)
+
+
 def directions(passes: AnswerPasses) -> int:
     """T: a way for each position for neurons, one for heads."""
     return passes.length if passes.kind == "neurons" else 1

@@ -27,7 +27,11 @@ Three readings of the candidate's own part of the path, `candidates`:
 `refine` scores the best candidates of a cheap reading again by ``"alone"`` and chooses among those. [ours]
 
 **Heads** are blocks of d_head values. Products across the dimensions of different heads mean nothing, so a set's joint
-attribution is there the sum of its members' integrated gradients along the common path. [ours]
+attribution is there the sum of its members' integrated gradients along the common path. [ours] With ever more steps
+that sum is F(a) - F_S(0), how much F loses when C and j are set to 0 (completeness of integrated gradients;
+Sundararajan et al., 2017, arXiv 1703.01365). So the integral of ``"alone"`` need not be summed:
+
+- ``"limit"``: F(a) - F with C and j at 0: one forward pass a candidate, no steps, no gradient; heads only.  [ours]
 """
 
 from __future__ import annotations
@@ -41,12 +45,14 @@ import torch
 from torch import Tensor, nn
 
 from jpu.paths.activations import Kind
-from jpu.paths.ascent import Standing, above, bottom, rise
+from jpu.paths.ascent import Standing, above, bottom, held, rise
 from jpu.paths.passes import AnswerPasses, Exchanges
 
-Candidates = Literal["shared", "layer", "alone"]
+Candidates = Literal["shared", "layer", "alone", "limit"]
 Rule = Literal["right", "gauss"]
 
+# The end of the integral at which what is chosen is set to 0.
+_ORIGIN = (torch.zeros(1), torch.ones(1))
 # Rows of one block of "alone" candidates, in units of the passes' own budget: bounds what is held between passes.
 _BLOCK = 32
 
@@ -60,7 +66,7 @@ class PathScores:
         scores: Per layer (units,) float32 in [0, 1]: ranks averaged over the prompts; what selection goes by.
         attribution: Per layer (units,) float32: what each unit adds, scaled to length 1 per prompt, averaged.
         chosen: Per layer the k best units, ascending.
-        completeness: Relative completeness error of the chosen path's integral; None where there is no integral.
+        completeness: Relative completeness error of the chosen path's integral; None where none was summed.
         convergence: The same at other numbers of steps, where these were asked for.
         rows: Rows (prompt × step × candidate) that went through the model.
     """
@@ -119,7 +125,8 @@ def igi_scores(
         positions: P, positions taken and answer tokens scored.
         rows: Bound on the rows of one pass.
         kind: Neurons or heads.
-        candidates: Which reading of the definition scores the candidates; see above.
+        candidates: Which reading of the definition scores the candidates; see above. "limit" is for heads, and takes no
+            notice of steps and rule.
         refine: Candidates of each layer to score again by "alone"; 0 for none.
         rule: Quadrature.
         recompute: Keep only what enters each layer for the backward pass (`jpu.models.recompute`).
@@ -130,7 +137,7 @@ def igi_scores(
         ModelError: The model is not Llama-like.
     """
     passes = AnswerPasses(model, exchanges, positions=positions, rows=rows, kind=kind, recompute=recompute)
-    grid = nodes(steps, rule)
+    grid = _ORIGIN if candidates == "limit" else nodes(steps, rule)
     standing = bottom(passes)
     chosen: list[list[int]] = []
     scores, attribution = [], []
@@ -157,8 +164,8 @@ def igi_scores(
         scores,
         attribution,
         chosen,
-        completeness_error(passes, chosen, grid),
-        convergence(passes, chosen, check, rule),
+        None if candidates == "limit" else completeness_error(passes, chosen, grid),
+        {} if candidates == "limit" else convergence(passes, chosen, check, rule),
         passes.rows_run,
     )
 
@@ -249,8 +256,12 @@ def _scores(
         standing = standing.over(grid[0].to(device))
     # Where nothing is chosen yet and the candidates are not scaled, every step is the same pass.
     weight = grid[1].to(device) if standing.spread else torch.ones(1, device=device)
-    value = _chosen_values(passes, chosen, standing.layer)
     every = torch.arange(len(standing.prompt), device=device)
+    if candidates == "limit":
+        size = max(1, _BLOCK * passes.rows_budget // count)
+        blocks = [_lost(passes, standing, block) for block in torch.split(wanted, size)]
+        return torch.cat(blocks, 1), passes.score - held(passes, standing, every, wanted[:0])
+    value = _chosen_values(passes, chosen, standing.layer)
     scaled = {"shared": None, "layer": wanted, "alone": wanted[:0]}[candidates]
     found = above(passes, standing, every, scaled)
     drawn = torch.einsum("nkt,k->nt", found.drawn.reshape(count, -1, found.drawn.shape[-1]), weight)[:, None]
@@ -273,6 +284,14 @@ def _alone(passes: AnswerPasses, standing: Standing, value: Tensor, weight: Tens
     drawn = torch.einsum("nukt,k->nut", found.drawn.reshape(*shape, -1), weight)
     own = torch.einsum("nukpw,k->nupw", found.own.reshape(*shape, *found.own.shape[1:]), weight)
     return _joint(passes, standing.layer, value, drawn, units, own)
+
+
+def _lost(passes: AnswerPasses, standing: Standing, units: Tensor) -> Tensor:
+    """What F loses when C and each of `units` by itself are set to 0, (n, u)."""
+    shape = (len(passes), len(units))
+    rows = torch.arange(shape[0], device=units.device)[:, None].expand(shape).flatten()
+    left = held(passes, standing, rows, units.repeat(shape[0])[:, None])
+    return passes.score[:, None] - left.reshape(shape)
 
 
 def _chosen_values(passes: AnswerPasses, chosen: Sequence[Sequence[int]], layer: int) -> Tensor:

@@ -143,7 +143,7 @@ class AnswerPasses:
             scores = []
             for part in self.chunks(len(heads), device):
                 with capture(model, kind) as found:
-                    scores.append(self._forward(part))
+                    scores.append(self.forward(part))
                 recorded.append([found[layer] for layer in sorted(found)])
         self.score = torch.cat(scores)
         present = self._present[..., None]
@@ -271,9 +271,9 @@ class AnswerPasses:
             replace(self.model, values, self.kind),
             watch(self.model, self.kind, visit),
         ):
-            return self._forward(prompt), found
+            return self.forward(prompt), found
 
-    def _forward(self, prompt: Tensor) -> Tensor:
+    def forward(self, prompt: Tensor) -> Tensor:
         """F of each row: the prompts' last token and answer tokens, on top of their cached prefixes."""
         self.rows_run += len(prompt)
         logits = self._bare(**self._given(prompt)).logits.float()

@@ -96,7 +96,9 @@ def identify(
         ModelError: The model is not Llama-like.
     """
     neurons = _search(model, samples, search, "neurons") if search.k or safety_k else {}
-    found_heads = _search(model, samples, replace(search, k=heads), "heads") if heads else {}
+    # For heads the definition's limit costs no more than a reading of it.
+    of_heads = replace(search, k=heads, candidates="limit", refine=0)
+    found_heads = _search(model, samples, of_heads, "heads") if heads else {}
     scores = _named(neurons, "") | _named(found_heads, "_heads")
     chosen = rectified(contrasted(neurons, contrast), search.k, neurons.get("utility"), exclude) if neurons else {}
     chosen_heads = (

@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM
 
 from jpu.paths.activations import Kind, columns, layers_between, replace, watch
 from jpu.paths.ascent import above, bottom, rise
-from jpu.paths.igi import Candidates, candidate_scores, igi_scores, nodes
+from jpu.paths.igi import Candidates, best, candidate_scores, igi_scores, nodes, ranks
 from jpu.paths.passes import AnswerPasses, Exchanges
 
 Tiny = Callable[..., LlamaForCausalLM]
@@ -91,6 +91,30 @@ def test_going_up_finds_what_whole_passes_find(tiny: Tiny, exchanges: Exchanges,
     else:
         along = [(passes.recorded(n, units)[standing.prompt] * below[n]).sum((1, 2)) for n, units in scaled.items()]
         torch.testing.assert_close(found.drawn[:, 0], torch.stack(along).sum(0), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_heads_are_chosen_by_what_is_lost_without_them(tiny: Tiny, exchanges: Exchanges, key_heads: int) -> None:
+    """The greedy search by whole passes with heads set to 0, and the integral with very many steps."""
+    model = tiny(key_heads=key_heads)
+    found = igi_scores(model, exchanges, k=2, steps=1, positions=3, kind="heads", candidates="limit")
+    assert found.completeness is None
+    passes = AnswerPasses(model, exchanges, positions=3, kind="heads")
+    chosen: dict[int, list[int]] = {}
+    for layer in range(3):
+        lost = torch.zeros(3, 4)
+        for row in range(3):
+            for head in range(4):
+                left, _ = whole_pass(passes, exchanges, row, chosen | {layer: [head]}, 0.0)
+                lost[row, head] = passes.score[row] - left
+        scores, base = candidate_scores(passes, list(chosen.values()), layer, (torch.zeros(1), torch.ones(1)), "limit")
+        torch.testing.assert_close(scores, lost, rtol=1e-4, atol=1e-6)
+        # What the integral's own reading comes to: a random model needs many steps for it.
+        summed, along = candidate_scores(passes, list(chosen.values()), layer, nodes(48, "gauss"), "alone")
+        assert float((scores - summed).abs().max() / scores.abs().max()) < 1e-2
+        assert float((base - along).abs().max() / scores.abs().max()) < 1e-2
+        chosen[layer] = best(ranks(lost).mean(0), 2)
+        assert found.chosen[layer] == chosen[layer]
 
 
 def test_a_layer_without_a_choice_is_passed(tiny: Tiny, exchanges: Exchanges) -> None:

@@ -79,10 +79,9 @@ def test_the_figures_of_both_kinds_are_reported(tiny: Tiny, exchanges: Exchanges
     both = identify(tiny(), samples, Search(k=2, steps=4, positions=2), heads=1)
     figures = summary(both)
     assert figures["neurons"] == 6.0 and figures["heads"] == 3.0
-    for name in ("jailbreak", "jailbreak_heads"):
-        half, whole, twice = (figures[f"completeness_error.{name}{at}"] for at in (".steps_2", "", ".steps_8"))
-        assert twice < whole < half
-    assert "completeness_error.direct_heads" in figures and "completeness_error.direct.steps_2" not in figures
+    half, whole, twice = (figures[f"completeness_error.jailbreak{at}"] for at in (".steps_2", "", ".steps_8"))
+    assert twice < whole < half
+    assert "completeness_error.direct" in figures and "completeness_error.direct.steps_2" not in figures
 
     alone = identify(tiny(), samples, Search(k=0, steps=4, positions=2), heads=1)
     rows = overlaps(alone, ("direct", "safety"))
