@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ RUN = "tasks/comparing/run.py"
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A small repository: a run, a part of it, a registry of two attacks behind a list, and plumbing."""
     files = {
         "tasks/run.py": '"""Run."""\nfrom jpu.part import double\nfrom jpu.attacks import get\nimport jpu.errors\n',
@@ -32,17 +33,23 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(code, "ROOT", tmp_path)
+    forget()
+    yield tmp_path
+    # What is known of this tree must not be taken for the repository's.
+    forget()
+
+
+def forget() -> None:
+    """Read every file again."""
     for cached in (code.meaning, code.imports, code._names):
         cached.cache_clear()
-    return tmp_path
 
 
 def digest(tree: Path, name: str, text: str, *, named: tuple[str, ...] = ()) -> str:
     """The digest with a file in another's place."""
     before = (tree / name).read_text()
     (tree / name).write_text(text)
-    for cached in (code.meaning, code.imports, code._names):
-        cached.cache_clear()
+    forget()
     found = code_digest(["tasks/run.py"], named=named)
     (tree / name).write_text(before)
     return found
