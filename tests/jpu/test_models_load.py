@@ -113,9 +113,10 @@ def folder(make_subject: Make, tmp_path: Path) -> Path:
 
 def test_a_saved_subject_comes_back_as_it_was(make_subject: Make, folder: Path, tmp_path: Path) -> None:
     before, after = make_subject(), Subject.load(folder, device="cpu", dtype="float32")
+    # Losses to the last bit but one: weights that lie elsewhere in memory may be summed in another order.
     assert after.prompt_ids("Hello?", "The") == before.prompt_ids("Hello?", "The")
     assert after.answer_ids("Yes.") == before.answer_ids("Yes.")
-    assert torch.equal(after.nll(["a", "b c"], ["d", "e"]), before.nll(["a", "b c"], ["d", "e"]))
+    assert torch.allclose(after.nll(["a", "b c"], ["d", "e"]), before.nll(["a", "b c"], ["d", "e"]), rtol=1e-6)
     assert not after.model.training and not any(p.requires_grad for p in after.model.parameters())
     after.save(tmp_path / "again")
     for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
@@ -132,10 +133,10 @@ def test_an_adapter_comes_with_its_model(make_subject: Make, adapt: Make, folder
     subject = adapt(make_subject())
     save_adapter(subject.model, tmp_path / "adapter")
     loaded = Subject.load(folder, tmp_path / "adapter", device="cpu")
-    assert torch.equal(loaded.nll(["a"], ["b"]), subject.nll(["a"], ["b"]))
+    assert torch.allclose(loaded.nll(["a"], ["b"]), subject.nll(["a"], ["b"]), rtol=1e-6)
     assert not any(p.requires_grad for p in loaded.model.parameters())
     with loaded.reference():
-        assert torch.equal(loaded.nll(["a"], ["b"]), make_subject().nll(["a"], ["b"]))
+        assert torch.allclose(loaded.nll(["a"], ["b"]), make_subject().nll(["a"], ["b"]), rtol=1e-6)
     assert not any(p.requires_grad for p in loaded.model.parameters())
 
 

@@ -13,7 +13,7 @@ from jpu.sandbox.teach import Schedule, new_model, teach, train_tokenizer
 from jpu.sandbox.templates import all_templates
 from jpu.sandbox.world import build_behaviors, build_places, build_refusals
 
-_SCHEDULE = Schedule(120, 300, 32, 24, 3e-3, optimizer="muon", warmup=20)
+_SCHEDULE = Schedule(120, 400, 32, 24, 3e-3, optimizer="muon", warmup=20)
 
 
 @pytest.fixture(scope="session")
