@@ -94,8 +94,9 @@ def _mined(settings: Settings, samples: Samples, buffer: Path) -> list[Entry]:
     """Jailbreaks that M_e does not refuse."""
     miner = Miner.open(samples.subject, samples.data, buffer, settings.mining, settings.data.limits.prompt)
     found: dict[str, Entry] = {}
+    rng = samples.rng("mining")
     for number in range(settings.analysis.minings):
-        batch = miner.mine(1, samples.rng(f"mining-{number}"), number + 1)
+        batch = miner.mine(1, rng, number + 1)
         found |= {entry.id: entry for entry in batch.above(miner.calibration.tau)}
     return list(found.values())
 

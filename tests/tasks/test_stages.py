@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import psutil
 import pytest
@@ -24,18 +23,23 @@ import torch
 from safetensors.torch import load_file
 
 from jpu.attacks import get_attack
-from jpu.data.schemas import Behavior, read_records
+from jpu.data.schemas import Behavior, Template, read_records
 from jpu.errors import ModelError, SubjectError
 from jpu.evaluation.names import name_of
+from jpu.files import write_jsonl
 from jpu.models import Subject
 from jpu.paths.selectors import SELECTORS
 from jpu.sandbox.__main__ import write
 from jpu.sandbox.teach import new_model
+from jpu.unlearning.defences.settings import NpoSettings
 from jpu.unlearning.exposures import EXPOSURES
-from tasks import identify, mine, rectification, subject, unlearn
+from tasks import analyze, identify, mine, rectification, subject, unlearn
+from tasks.analysis.erased import analyse_erased
+from tasks.analysis.written import Found, page, sheets
 from tasks.attack import RESULTS, Request, attack
-from tasks.layout import PREPARED, SUBJECT, SUBJECT_METRICS, RoundFolder
+from tasks.layout import PREPARED, SUBJECT, SUBJECT_METRICS, RoundFolder, load_prepared
 from tasks.mining import Miner
+from tasks.settings import load_settings
 from tests.micro import MICRO, params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +49,6 @@ STAGES = [
     ("subject",),
     *((name, number) for number in "12" for name in ("mine", "identify", "unlearn")),
     ("evaluate",),
-    ("analyze",),
 ]
 DRIVER = """
 import importlib, json, sys
@@ -125,14 +128,6 @@ def test_every_stage_leaves_what_dvc_expects_of_it(done: Done) -> None:
             *("spent.json", "protocol.json", "card.json", "card.html", "card.md"),
         )
     }
-    assert {f for f in listed if f.startswith("analysis")} == {
-        f"analysis/{name}"
-        for name in (
-            *("metrics.json", "overlap.csv", "convergence.csv", "causal.csv", "analyses.html"),
-            *(f"figures/overlap_npo_{reference}.svg" for reference in ("sensitive", "changed")),
-            *(f"figures/{name}.svg" for name in ("convergence", "families", "causal")),
-        )
-    }
     assert {
         "subject.json",
         "subject/model.safetensors",
@@ -200,35 +195,8 @@ def test_nothing_restricted_is_shown_or_reported(done: Done) -> None:
     assert restricted and mined
     texts = mined | {text for b in restricted for text in (b.query, b.answer, b.secret, b.entity)}
     shown = {"stdout": done.printed.encode(), **files(done.here / "artifacts/evaluation")}
-    shown |= files(done.here / "artifacts/analysis")
     found = [(name, text) for name, data in shown.items() for text in texts if text.lower() in data.decode().lower()]
     assert found == [] and len(done.printed.splitlines()) > 20
-
-
-def test_the_analyses_are_tables_and_figures(done: Done) -> None:
-    folder = done.here / "artifacts/analysis"
-    tables = {
-        name: list(csv.DictReader((folder / f"{name}.csv").open())) for name in ("overlap", "convergence", "causal")
-    }
-    layers = {"0", "1"}
-    # Every condition and q in every layer, twice: with what bare questions need, and with what was moved.
-    shown = {(r["reference"], r["condition"], r["share"], r["layer"]) for r in tables["overlap"] if not r["less"]}
-    conditions = ("jailbreak", "jailbreak_before", "benign", "benign_wrapped")
-    wanted = {
-        (r, c, q, n) for r in ("sensitive", "changed") for c in conditions for q in ("0.01", "0.05") for n in layers
-    }
-    assert shown == wanted | {("changed", "sensitive", q, n) for q in ("0.01", "0.05") for n in layers}
-    assert {r["less"] for r in tables["overlap"]} == {"", "jailbreak_before", "benign", "benign_wrapped"}
-    assert {(r["when"], r["layer"]) for r in tables["convergence"]} == {
-        (when, layer) for when in ("before", "after", "change") for layer in layers
-    }
-    effects = [r for r in tables["causal"] if r["selector"] != "none"]
-    assert {r["selector"] for r in effects} == set(SELECTORS) and {r["fill"] for r in effects} == {"zero", "mean"}
-    # The path of the first round was chosen on jailbreaks that get through; so there are such.
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["counts"]["train_jailbreaks"] > 0 and metrics["erased"]["npo"]["through"] > 0
-    for figure in (folder / "figures").iterdir():
-        assert ElementTree.fromstring(figure.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_an_attempt_is_stored_as_digests(done: Done) -> None:
@@ -347,6 +315,71 @@ def test_another_defence_is_a_word_in_the_settings(
     metrics = json.loads(after["unlearn.json"])
     assert metrics["steps"] == 4.0 and set(own.get(name, ["refusal", "anchor"])) <= set(metrics)
     assert metrics["rollbacks"] == 0.0
+
+
+# Beside the main job
+
+
+def without_secrets(folder: Path) -> set[str]:
+    """A smaller world whose secrets nobody knows, so that whatever is not refused counts: this subject leaks little.
+
+    Gives the texts that nobody should find.
+    """
+    behaviors = read_records(folder / PREPARED / "behaviors.jsonl", Behavior)
+    asked = [b.model_copy(update={"secret": ""}) for b in behaviors]
+    write_jsonl(folder / PREPARED / "behaviors.jsonl", asked)
+    templates = read_records(folder / PREPARED / "templates.jsonl", Template)
+    kept = {split: list(dict.fromkeys(t.family for t in templates if t.split == split and t.role == "jailbreak"))[:2]
+            for split in ("train", "test")}  # fmt: skip
+    few = [t for t in templates if t.role == "polite" or t.family in kept.get(t.split, ())]
+    write_jsonl(folder / PREPARED / "templates.jsonl", few)
+    return {text for b in behaviors if b.kind == "restricted" for text in (b.query, b.answer, b.secret, b.entity)}
+
+
+def test_the_analyses_are_tables_and_figures(copy: Path) -> None:
+    restricted = without_secrets(copy)
+    folder, layers = copy / "artifacts/analysis", {"0", "1"}
+    with inside(copy) as printed:
+        analyze.main()
+        first = files(folder)
+        shutil.rmtree(folder)
+        analyze.main()
+    assert files(folder) == first
+    assert set(first) == {
+        *("metrics.json", "overlap.csv", "convergence.csv", "causal.csv", "analyses.html"),
+        *(f"figures/overlap_npo_{reference}.svg" for reference in ("sensitive", "changed")),
+        *(f"figures/{name}.svg" for name in ("convergence", "families", "causal")),
+    }
+    metrics = json.loads(first["metrics.json"])
+    assert metrics["counts"]["train_jailbreaks"] > 0 < metrics["counts"]["held_out_jailbreaks"]
+    assert 0 < metrics["erased"]["npo"]["compared"] <= metrics["erased"]["npo"]["through"]
+    overlap, paths, causal = (
+        list(csv.DictReader(io.StringIO(first[f"{name}.csv"].decode())))
+        for name in ("overlap", "convergence", "causal")
+    )
+    # Every condition and q in every layer: with what bare questions need, and with what was moved.
+    conditions = ("jailbreak", "jailbreak_before", "benign", "benign_wrapped")
+    wanted = {(r, c) for r in ("sensitive", "changed") for c in conditions} | {("changed", "sensitive")}
+    shown = {(r["reference"], r["condition"], r["share"], r["layer"]) for r in overlap if not r["less"]}
+    assert shown == {(r, c, q, n) for r, c in wanted for q in ("0.01", "0.05") for n in layers}
+    assert {r["less"] for r in overlap} == {"", "jailbreak_before", "benign", "benign_wrapped"}
+    assert {(r["when"], r["layer"]) for r in paths} == {(w, n) for w in ("before", "after", "change") for n in layers}
+    assert {r["selector"] for r in causal} == {*SELECTORS, "none"} and {r["fill"] for r in causal} == {"zero", "mean"}
+    for name, data in {**first, "stdout": printed.getvalue().encode()}.items():
+        assert not [text for text in restricted if text and text.lower() in data.decode().lower()], name
+
+
+def test_jailbreaks_of_one_behavior_are_counted_and_not_compared(copy: Path) -> None:
+    without_secrets(copy)
+    behaviors = read_records(copy / PREPARED / "behaviors.jsonl", Behavior)
+    (_, *others) = [b.id for b in behaviors if (b.kind, b.split) == ("restricted", "train")]
+    write_jsonl(copy / PREPARED / "behaviors.jsonl", [b for b in behaviors if b.id not in others])
+    with inside(copy):
+        erased = analyse_erased(load_settings(), load_prepared(), NpoSettings(), RoundFolder("0").buffer)
+    assert others and erased.figures["behaviors"] == 1.0 <= erased.figures["compared"]
+    assert erased.figures["bare_probability_after"] < erased.figures["bare_probability_before"]
+    found = Found([erased], (), (), {})
+    assert erased.layers == [] and sheets(found) == [] and "compared" in page(found, [])
 
 
 # The rest
