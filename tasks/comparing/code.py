@@ -25,8 +25,10 @@ PLUMBING = frozenset(
         # They refuse, and change nothing.
         *("tasks/sources.py", "tasks/validation.py", "tasks/suites.py", "tasks/expectations.py", "tasks/additions.py"),
         "jpu/evaluation/gates.py",
+        # Where work is done: results are the same.
+        *("jpu/rows.py", "jpu/processes.py", "jpu/spread.py", "jpu/sharding.py", "tasks/processes.py"),
         # What is planned and kept decides nothing of what is run.
-        *("tasks/comparing/sections.py", "tasks/comparing/plan.py"),
+        *("tasks/comparing/sections.py", "tasks/comparing/plan.py", "tasks/comparing/memory.py"),
     }
 )
 # Lists of what there is: a line more in them changes no run.
@@ -41,15 +43,16 @@ LISTS = frozenset(
 REGISTRIES = frozenset({"jpu/attacks", "jpu/unlearning/defences"})
 
 
-def code_digest(roots: Iterable[str], *, named: Iterable[str] = ()) -> str:
+def code_digest(roots: Iterable[str], *, named: Iterable[str] = (), without: tuple[str, ...] = ()) -> str:
     """SHA-256 over what the files do.
 
     Args:
         roots: Files, as paths from the repository's root; all that they import is followed.
         named: Files of registries that the run uses.
+        without: Beginnings of paths that are imported and have no part in it.
     """
     digest = hashlib.sha256()
-    for path in sorted(reached([*roots, *named])):
+    for path in sorted(p for p in reached([*roots, *named]) if not p.startswith(without)):
         digest.update(f"{path}\0{meaning(path)}\0".encode())
     return digest.hexdigest()
 

@@ -28,6 +28,8 @@ KEPT = Path(".jpu/compare")
 
 # Where the code that decides begins.
 _SUBJECT_CODE = ("tasks/comparing/subjects.py",)
+# A subject is loaded by code that knows of adapters, and its world is written beside an attacker: it has neither.
+_NO_SUBJECT = ("jpu/unlearning/", "jpu/paths/", "jpu/attacks/", "jpu/sandbox/attacker.py")
 _RUN_CODE = ("tasks/comparing/run.py",)
 _START_CODE = ("tasks/mining.py", "tasks/attribution.py")
 
@@ -239,7 +241,7 @@ class Planner:
                 "world": entry.world.model_dump(mode="json"),
                 "data": data.model_dump(mode="json"),
                 "subject": subject.model_dump(mode="json", exclude={"gates"}),
-                "code": code_digest(_SUBJECT_CODE),
+                "code": code_digest(_SUBJECT_CODE, without=_NO_SUBJECT),
             }
         )
         return SubjectSpec(

@@ -92,6 +92,14 @@ def test_an_attack_counts_for_the_run_that_names_it(tree: Path) -> None:
     assert digest(tree, "jpu/attacks/one.py", text, named=("jpu/attacks/one.py",)) != before
 
 
+def test_what_has_no_part_is_left_out(tree: Path) -> None:
+    text = "def double(x):\n    return 3 * x\n"
+    whole, part = code_digest(["tasks/run.py"]), code_digest(["tasks/run.py"], without=("jpu/part",))
+    (tree / "jpu/part.py").write_text(text)
+    forget()
+    assert code_digest(["tasks/run.py"]) != whole and code_digest(["tasks/run.py"], without=("jpu/part",)) == part
+
+
 # In this repository
 
 
