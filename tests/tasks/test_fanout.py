@@ -209,5 +209,3 @@ def test_a_cluster_that_is_not_there_is_said_with_the_key(load: SubjectCopy) -> 
             with pytest.raises(InfrastructureError, match="Ray cannot be reached") as caught:
                 RayPool(load, 1, address=given)
             assert caught.value.where == "params.yaml: engine.address" and caught.value.retryable
-    with pytest.raises(InfrastructureError, match="Ray cannot be reached"):
-        RayPool(load, 1, address="auto")
