@@ -124,8 +124,10 @@ def estimate(shape: Shape, size: int, settings: Any, checkpointing: bool) -> dic
         "mine": 2 * BATCH_TOKENS * token_cache + BATCH_TOKENS * (plain // 2) + BATCH_TOKENS // PROMPT * 2 * vocabulary,
         "identify": paths.samples * (PROMPT * token_cache + shape.layers * paths.positions * shape.ffn * 4)
         + rows * (shape.layers * plain + 4 * vocabulary),
-        # Weights, gradient, two moments and the last good state, in float32; the frozen factors once.
-        "unlearn": 4 * (5 * factors + one_hot) + longest * kept + 5 * logits * vocabulary + BATCH_TOKENS * token_cache,
+        # Weights, gradient, two moments and the last good state, in float32; the frozen factors once. Then the longest
+        # pass with its logits, or, if that is more, the passes without a graph in which the KL is measured.
+        "unlearn": 4 * (5 * factors + one_hot)
+        + max(longest * kept + 5 * logits * vocabulary, BATCH_TOKENS * (token_cache + plain)),
     }
 
 
