@@ -51,6 +51,8 @@ Command = Callable[..., None]
 _EVALUATION = Path(METRICS).parent
 _BEHAVIORS = PREPARED / "behaviors.jsonl"
 _CHAMPION = "champion"
+# The description of a run in MLflow, and the most characters that one of its tags may have.
+_NOTE, _LONGEST_NOTE = "mlflow.note.content", 8000
 
 
 @dataclass
@@ -258,6 +260,8 @@ class Record:
             self.client.log_artifacts(self.run_id, folder)
             self.client.set_tag(self.run_id, "jpu.ending", found.ending)
             self.client.set_tag(self.run_id, "jpu.challenger", found.challenger)
+            # What the run's page shows first. A tag has a longest value: what is over it stands in the artifact.
+            self.client.set_tag(self.run_id, _NOTE, text if len(text) <= _LONGEST_NOTE else found.headline)
 
 
 def open_place(profile: str | None, name: str, root: Path | str = ".") -> Place:

@@ -173,7 +173,10 @@ class Site:
     def logs(self, run: str) -> str:
         """What the worker's process for a run has said, and Prefect keeps."""
         wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-        return "\n".join(line["message"] for line in self.prefect("logs/filter", wanted))
+        said: list[str] = []
+        while page := self.prefect("logs/filter", {**wanted, "offset": len(said)}):
+            said += [line["message"] for line in page]
+        return "\n".join(said)
 
     def wait_for(self, run: str, seconds: float = 2400) -> str:
         """The state that a run ends in."""
