@@ -63,8 +63,9 @@ class S3(Server):
             "master.electionTimeout": "1s",
             "master.port": ports["master"],
             "master.port.grpc": ports["master_grpc"],
-            # Volumes are made as they are needed, each a gigabyte at most: the default reserves 30 for every bucket.
-            "master.volumeSizeLimitMB": 1024,
+            # Volumes are made as they are needed, one after the other. By default seven are made for every bucket, of 30 GB
+            # each, and a disk with less room than that gives "InternalError" to whoever writes.
+            "master.volumeSizeLimitMB": 256,
             "volume.max": 0,
             "volume.port": ports["volume"],
             "volume.port.grpc": ports["volume_grpc"],
@@ -94,7 +95,8 @@ class S3(Server):
     def environment(self) -> dict[str, str]:
         """With the keys that sign the tokens of its parts."""
         signing = self.installation.credentials.signing
-        return super().environment() | {variable: signing[key] for key, variable in _KEYS.items()}
+        keys = {variable: signing[key] for key, variable in _KEYS.items()}
+        return super().environment() | keys | {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
 
     def prepare(self) -> None:
         """Write who may do what, and what its parts identify themselves with."""
