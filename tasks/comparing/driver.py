@@ -41,7 +41,9 @@ class Request:
         wanted = set(self.methods) or set(plan.experiments.methods)
         if run.kind == "trial":
             tuned = {plan.experiments.methods[m].tuned_as or m for m in wanted if m in plan.experiments.methods}
-            return run.method in tuned
+            asked = [plan.subjects[name] for name in self.subjects if name in plan.subjects]
+            on = {subject.tuned_on for subject in asked}
+            return run.method in tuned and (not self.subjects or run.subject.name in on)
         return run.method in wanted and (not self.subjects or run.subject.name in self.subjects)
 
 

@@ -13,6 +13,7 @@ from jpu.comparison.rows import Outcome, Row
 from jpu.errors import SettingsError
 from jpu.unlearning.defences.registry import DEFENCES
 from tasks.comparing.choice import choose, regret
+from tasks.comparing.driver import Request
 from tasks.comparing.plan import Plan, Planner, Run, merged
 from tasks.sections import AttackBudget
 from tests.micro_compare import EXPERIMENTS, write_experiments
@@ -192,6 +193,12 @@ def test_a_method_is_run_on_the_groups_that_it_names() -> None:
     # On the other subject settings are tried for JPU and its ablation, and for nobody else.
     tried = {(run.method, run.subject.name) for run in found.trials}
     assert tried == {("jpu", "micro"), ("sft", "micro"), ("jpu", "other")}
+    # Who asks for one subject does not wait for what is tried on another.
+    request = Request(subjects=("other",))
+    assert names(run for run in found.trials if request.wants(run, found)) == [
+        "jpu on other, trial 0",
+        "jpu on other, trial 1",
+    ]
 
 
 # The file in this repository
