@@ -63,8 +63,8 @@ class S3(Server):
             "master.electionTimeout": "1s",
             "master.port": ports["master"],
             "master.port.grpc": ports["master_grpc"],
-            # Volumes are made as they are needed, one after the other. By default seven are made for every bucket, of 30 GB
-            # each, and a disk with less room than that gives "InternalError" to whoever writes.
+            # Volumes are made as they are needed, one after the other. By default a bucket gets seven, of 30 GB each,
+            # and a disk with less room than that answers whoever writes with an internal error.
             "master.volumeSizeLimitMB": 256,
             "volume.max": 0,
             "volume.port": ports["volume"],
