@@ -58,7 +58,7 @@ class Fuzzing(Attack):
 
     name = "fuzzing"
     cite = "Yu et al., 2023, arXiv 2309.10253"
-    chance = "harmless wordings, crossed, lengthened and shortened as often, drawn at random"
+    chance = "harmless wordings, crossed and shortened as often, drawn at random"
     shard = 32
 
     def run(
@@ -83,7 +83,8 @@ class Fuzzing(Attack):
         if not seeds:
             return complete(target, [bare_attempt(self.name, b) for b in arena.behaviors], arena.max_new_tokens)
         pool = [seed.text for seed in seeds]
-        operate = {**BY_US, **({} if control else _registered(arena))}
+        # Nothing is put before a harmless wording: any unusual length may lead a model on, and would show nothing.
+        operate = {k: BY_US[k] for k in _HARMLESS} if control else {**BY_US, **_registered(arena)}
         made: list[list[Attempt]] = []
         for step in range(1, budget.queries + 1):
             path = [rng.choice(seeds)] if control else select(seeds, step, rng)
@@ -153,6 +154,7 @@ def shorten(text: str, pool: Sequence[str], rng: random.Random) -> str:
 BY_US: Mapping[str, Mutate] = MappingProxyType(
     {"template_crossover": crossover, "template_expand": expand, "template_shorten": shorten}
 )
+_HARMLESS = ("template_crossover", "template_shorten")
 
 
 def _registered(arena: Arena) -> dict[str, Mutate]:
