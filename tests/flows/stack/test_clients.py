@@ -137,6 +137,33 @@ def test_the_worker_runs_a_deployment(services: Services) -> None:
     assert (services.root / "noted.txt").read_text() == services.client["MLFLOW_TRACKING_URI"]
 
 
+def test_the_worker_runs_what_is_on_a_schedule(services: Services) -> None:
+    """It was never run with a library that Prefect's server allows and cannot write scheduled runs with."""
+    (services.root / "scheduled.py").write_text("from prefect import flow\n\n@flow\ndef tick():\n    pass\n")
+    said = run(
+        services,
+        """
+        import time
+        from pathlib import Path
+        from prefect import flow
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+        source = flow.from_source(str(Path.cwd()), "scheduled.py:tick")
+        deployment = source.deploy("often", work_pool_name="jpu", interval=5, print_next_steps=False)
+        with get_client(sync_client=True) as client:
+            mine = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+            end, done = time.monotonic() + 150, []
+            while not done and time.monotonic() < end:
+                time.sleep(1)
+                runs = client.read_flow_runs(deployment_filter=mine)
+                done = [run for run in runs if run.auto_scheduled and run.state.is_completed()]
+            client.delete_deployment(deployment)
+        print("ran" if done else "never ran")
+        """,
+    )
+    assert said.split()[-1] == "ran"
+
+
 def test_one_run_at_a_time_on_all_machines_of_a_server(services: Services) -> None:
     said = run(
         services,
