@@ -1,6 +1,8 @@
 """Beyond one process: the same mining on two Ray workers, the same training in two processes.
 
-Run: python benchmarks/engine.py [--quick] [--json] [--without-ray]      (Ray: pip install 'ray>=2.60')
+Run: python benchmarks/engine.py [--quick] [--json] [--threads N] [--without-ray]
+
+Ray is `pip install 'ray>=2.60'`; without it the first part is left out.
 
 1. One mining job (`jpu.mining.mine`) on a Llama of random weights: in this process, then on two Ray workers, one thread
    each. Whether batch, buffer and every loss are the same to the last bit; wall time without and with the start of
@@ -15,7 +17,6 @@ nothing; the ratios of CPU times do. Two processes on the cores of one machine a
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import io
@@ -27,11 +28,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from report import options, show
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from jpu.mining.batch import Batch
@@ -53,27 +56,19 @@ WORKERS = 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller models, fewer prompts and steps")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser = options(__doc__)
     parser.add_argument("--without-ray", action="store_true", help="leave the first part out")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    found: dict[str, Any] = {}
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    figures: dict[str, Any] = {}
+    agreement: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        if not options.without_ray:
-            found["mining"] = mining(Path(folder) / "mining", quick=options.quick)
-            show("mining", found["mining"])
-        found["training"] = training(Path(folder) / "training", quick=options.quick)
-        show("training", found["training"])
-    if options.json:
-        print(json.dumps(found))
-
-
-def show(title: str, figures: dict[str, Any]) -> None:
-    print(title)
-    for name, value in figures.items():
-        print(f"  {name:32} {value:.4g}" if isinstance(value, float) else f"  {name:32} {value}", flush=True)
+        if find_spec("ray") and not chosen.without_ray:
+            figures["mining"] = found = mining(Path(folder) / "mining", quick=chosen.quick)
+            agreement |= {f"mining_{name}": found[name] for name in ("same_batch", "same_buffer", "largest_difference")}
+        figures["training"] = found = training(Path(folder) / "training", quick=chosen.quick)
+        agreement |= {f"training_{name}": found[name] for name in found if name.startswith(("largest", "same"))}
+    show(chosen, figures, ratio=figures["mining"]["speed_up"] if "mining" in figures else None, agreement=agreement)
 
 
 # Mining

@@ -1,0 +1,168 @@
+"""What a subject knows of the name that it is asked for: can a linear reader of its state tell guarded from open ones?
+
+Run: python benchmarks/guarded_names.py [--subject FOLDER] [--data FOLDER] [--quick] [--json] [--threads N]
+
+A defence that is trained on the names of one split has to read, for names that it never saw, whether they are guarded.
+This says how much there is to be read in M_0: a logistic reader with a ridge is fitted to the residual stream behind
+each layer, on names of the train split, and judged on those of the test split. Benign names are asked for in the very
+words of restricted ones, so nothing but the name tells them apart. Two places, the last token of the prompt and the
+last of the name; three contexts:
+
+  bare       the question
+  templates  inside jailbreak templates: fitted in those of the train split, judged in those of the test split
+  chats      after one to eight questions that were answered
+
+Reported for each, of the layer that is best by its AUC: AUC (the share of pairs of a guarded and an open prompt that it
+ranks rightly), the share of prompts it judges rightly, and the names of which it misjudges more than a fifth. The best
+layer is chosen on what it is judged on, so all of them are on the high side. What no reader finds, no adapter that sees
+only these names can find; what a reader finds, an adapter need not.
+
+Reads artifacts/subject and artifacts/prepared of a run of the sandbox; with --quick and no such run, a subject of
+random weights on the sandbox's data, of which nothing can be read.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from report import Timed, options, show
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from jpu.data.schemas import Behavior, Split, Template
+from jpu.models import Subject, token_batches
+from jpu.sandbox.corpus import Corpus
+from jpu.sandbox.teach import train_tokenizer
+from jpu.sandbox.templates import all_templates
+from jpu.sandbox.world import build_behaviors, build_places, build_refusals
+from jpu.unlearning.retain import alike
+from jpu.unlearning.streams import streams
+from tasks.layout import load_prepared
+
+CONTEXTS, PLACES = ("bare", "templates", "chats"), ("last", "name")
+# Prompts of a name in each context, and the most earlier questions of a chat.
+PROMPTS, LONGEST = {"bare": 1, "templates": 6, "chats": 10}, 8
+RIDGE, STEPS = 1e-2, 100
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--subject", type=Path, default=Path("artifacts/subject"))
+    parser.add_argument("--data", type=Path, default=Path("artifacts/prepared"))
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    if chosen.quick and not chosen.subject.exists():
+        subject, behaviors, templates = random_subject()
+    else:
+        prepared = load_prepared(chosen.data)
+        subject, behaviors, templates = Subject.load(chosen.subject), prepared.behaviors, prepared.templates
+    figures: dict[str, Any] = {}
+    with Timed() as took:
+        for context in CONTEXTS:
+            count = min(2, PROMPTS[context]) if chosen.quick else PROMPTS[context]
+            seen = {split: read(subject, behaviors, templates, split, context, count) for split in ("train", "test")}
+            for place in PLACES:
+                figures[f"{context}, {place}"] = judged(seen["train"], seen["test"], place)
+    show(chosen, {**figures, "cpu_s": round(took.cpu, 1)}, ratio=None, agreement=None)
+
+
+def read(
+    subject: Subject,
+    behaviors: Sequence[Behavior],
+    templates: Sequence[Template],
+    split: Split,
+    context: str,
+    count: int,
+) -> dict[str, Any]:
+    """Streams at both places, (layers, prompts, width) each; whether the name is guarded; and the names."""
+    rng = random.Random(f"{split}-{context}")
+    mine = [b for b in behaviors if b.split == split]
+    guarded = [b for b in mine if b.kind == "restricted"]
+    open_ = alike([b for b in mine if b.kind == "benign"], guarded)
+    told = [b for b in mine if b.kind in ("benign", "near_miss")]
+    wrappers = [t for t in templates if t.split == split and t.role == "jailbreak"]
+    prompts: list[tuple[list[int], int]] = []
+    for behavior in (*guarded, *open_):
+        for _ in range(count):
+            shots = rng.sample(told, rng.randint(1, min(LONGEST, len(told)))) if context == "chats" else []
+            text = rng.choice(wrappers).fill(behavior.query) if context == "templates" else behavior.query
+            turns = tuple(part for shot in shots for part in (shot.query, shot.answer))
+            ids = subject.prompt_ids(text, turns=turns)
+            prompts.append((ids, name_ends(subject, ids, behavior.entity)))
+    layers = list(range(len(subject.layers)))
+    found = {place: torch.empty(len(layers), len(prompts), subject.base.config.hidden_size) for place in PLACES}
+    for batch in token_batches([len(ids) for ids, _ in prompts]):
+        rows, _ = subject.collate([prompts[i][0] for i in batch], [[] for _ in batch])
+        for place in PLACES:
+            keep = torch.zeros(rows.shape, dtype=torch.bool)
+            at = [len(prompts[i][0]) - 1 if place == "last" else prompts[i][1] for i in batch]
+            keep[range(len(batch)), at] = True
+            with torch.no_grad():
+                found[place][:, batch] = streams(subject, layers, rows, keep.to(rows.device)).cpu()
+    labels = torch.tensor([1.0] * len(guarded) * count + [0.0] * len(open_) * count)
+    return {**found, "guarded": labels, "names": [b.entity for b in (*guarded, *open_) for _ in range(count)]}
+
+
+def name_ends(subject: Subject, ids: Sequence[int], name: str) -> int:
+    """The token that completes a name's last mention."""
+    decoded = [subject.tokenizer.decode(ids[: end + 1]) for end in range(len(ids))]
+    mentions = decoded[-1].count(name)
+    return next(end for end, text in enumerate(decoded) if text.count(name) == mentions)
+
+
+def judged(train: dict[str, Any], test: dict[str, Any], place: str) -> dict[str, float | int]:
+    """The best layer's reader of one place, on names that it was not fitted to."""
+    best: dict[str, float | int] = {"auc": -1.0}
+    guarded = test["guarded"] == 1
+    for layer in range(len(train[place])):
+        scores = fitted(train[place][layer], train["guarded"], test[place][layer])
+        auc = (scores[guarded][:, None] > scores[~guarded][None]).float().mean().item()
+        right = (scores > 0) == guarded
+        by_name: dict[str, list[float]] = {}
+        for name, hit in zip(test["names"], right.float().tolist(), strict=True):
+            by_name.setdefault(name, []).append(hit)
+        missed = sum(sum(hits) / len(hits) < 0.8 for hits in by_name.values())
+        if auc > best["auc"]:
+            accuracy = right.float().mean().item()
+            best = {"auc": round(auc, 4), "accuracy": round(accuracy, 3), "layer": layer + 1}
+            best |= {"names_misjudged": missed, "names": len(by_name)}
+    return best
+
+
+def fitted(seen: Tensor, guarded: Tensor, unseen: Tensor) -> Tensor:
+    """Log-odds of unseen prompts by a logistic reader of standardised streams."""
+    mean, spread = seen.mean(0), seen.std(0) + 1e-3
+    weights, bias = torch.zeros(seen.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights, bias], max_iter=STEPS)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        odds = ((seen - mean) / spread) @ weights + bias
+        value = torch.nn.functional.binary_cross_entropy_with_logits(odds, guarded) + RIDGE * weights.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return (((unseen - mean) / spread) @ weights + bias).detach()
+
+
+def random_subject() -> tuple[Subject, list[Behavior], list[Template]]:
+    """A small Llama of random weights, the sandbox's tokenizer, and its data."""
+    behaviors = build_behaviors(build_places(7, {"train": 6, "validation": 1, "test": 6}), 7)
+    tokenizer = train_tokenizer(Corpus(behaviors, all_templates(), build_refusals(), 0), 600, samples=300)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        LlamaForCausalLM(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return Subject.load(Path(folder)), behaviors, all_templates()
+
+
+if __name__ == "__main__":
+    main()
