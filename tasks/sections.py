@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from jpu.data.layouts import Layout
@@ -321,11 +321,6 @@ class UnlearningSettings(Section):
     exposures: Exposures
     retain: Mix
 
-    @field_validator("defence", mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
 
 # evaluation
 
@@ -397,14 +392,6 @@ class ErasureSettings(Section):
     retain_batch: Count
     retain_pairs: Count
     learning_rate: Positive
-
-    @field_validator("defences", mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        # A tuple: what a validator gives is no longer JSON, where a list would do.
-        return (
-            tuple({"name": one} if isinstance(one, str) else one for one in value) if isinstance(value, list) else value
-        )
 
 
 class AnalysisSettings(Section):

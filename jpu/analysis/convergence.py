@@ -13,16 +13,16 @@ share an answer as well; pairs of different behaviors; and k units drawn at rand
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
 import torch
 from torch import Tensor, nn
 
 from jpu.analysis.resampling import Draws
-from jpu.paths.igi import igi_scores, ranks, unit_length
+from jpu.paths.igi import ranks, unit_length
 from jpu.paths.passes import Exchanges
-from jpu.paths.selectors import Search
+from jpu.paths.selectors import Search, igi
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,7 @@ def sampled_path(model: nn.Module, exchanges: Exchanges, names: Sequence[str], s
         joint.append(scores.cpu())
         attribution.append(unit_length(scores - base[:, None]).cpu())
 
-    found = igi_scores(
-        model,
-        exchanges,
-        k=search.k,
-        steps=search.steps,
-        positions=search.positions,
-        rows=search.rows,
-        candidates=search.candidates,
-        rule=search.rule,
-        seen=seen,
-    )
+    found = igi(model, exchanges, replace(search, refine=0, check=()), "neurons", seen)
     return SampledPath(joint, attribution, found.chosen, list(names))
 
 

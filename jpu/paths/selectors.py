@@ -75,8 +75,14 @@ def select(model: nn.Module, exchanges: Exchanges, search: Search, kind: Kind = 
     return SELECTORS[search.selector](model, exchanges, search, kind)
 
 
-def igi(model: nn.Module, exchanges: Exchanges, search: Search, kind: Kind) -> PathScores:
-    """Inter-layer gradient integration; see `jpu.paths.igi`."""
+def igi(
+    model: nn.Module,
+    exchanges: Exchanges,
+    search: Search,
+    kind: Kind,
+    seen: Callable[[Tensor, Tensor], None] | None = None,
+) -> PathScores:
+    """Inter-layer gradient integration; see `jpu.paths.igi`, of which `seen` is."""
     return igi_scores(
         model,
         exchanges,
@@ -90,6 +96,7 @@ def igi(model: nn.Module, exchanges: Exchanges, search: Search, kind: Kind) -> P
         rule=search.rule,
         recompute=search.recompute,
         check=search.check,
+        seen=seen,
     )
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
@@ -201,6 +201,11 @@ class EraserSettings(BaselineSettings):
     gamma: Positive = 1.8
 
 
+def _short_form(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+# A name alone stands for its settings as they are.
 AnyDefence = Annotated[
     JpuSwitches
     | RefusalSftSettings
@@ -214,4 +219,5 @@ AnyDefence = Annotated[
     | DpoSettings
     | EraserSettings,
     Field(discriminator="name"),
+    BeforeValidator(_short_form),
 ]
