@@ -22,6 +22,13 @@ from tasks.tables import table as csv
 
 OVERLAP = ("defence", "reference", "share", "condition", "less", "layer", "value", "low", "high")
 CONVERGENCE = ("when", "family", "layer", "measure", "chance", "value", "low", "high")
+# Figures of an erased model that are numbers of things, in words.
+_COUNTS = {
+    "mined": "prompts mined",
+    "through": "jailbreaks that get through",
+    "compared": "of them compared",
+    "behaviors": "behaviors",
+}
 _ESTIMATES = ("probability", "told", "drop", "beyond")
 CAUSAL = ("k", "fill", "selector", "group", *(f"{e}{end}" for e in _ESTIMATES for end in ("", "_low", "_high", "_n")))
 
@@ -74,21 +81,19 @@ def sheets(found: Found) -> list[Sheet]:
 
 def page(found: Found, shown: Sequence[Sheet]) -> str:
     """The figures on one page, with what they rest on."""
-    figures = [Row(one.defence, [show(v, "number") for v in one.figures.values()]) for one in found.erased]
-    parts = [
-        tag("header", tag("h1", "The two analyses, and the causal check")),
-        section(
-            "erased",
-            "What was erased",
-            note(
-                "Probability of the answers to bare questions, what is told, and the jailbreaks that still get through."
-            ),
-            table("Erased models", ["Defence", *(n.replace("_", " ") for n in found.erased[0].figures)], figures)
-            if figures
-            else None,
-        ),
-        section("figures", "Figures", *(on_page(sheet) for sheet in shown)),
+    rows = [
+        Row(one.defence, [show(v, "count" if name in _COUNTS else "number") for name, v in one.figures.items()])
+        for one in found.erased
     ]
+    columns = ["Defence", *(_COUNTS.get(n, n.replace("_", " ")) for one in found.erased[:1] for n in one.figures)]
+    erased = section(
+        "erased",
+        "What was erased",
+        note("Probability of the answers to bare questions, what is told, and the jailbreaks that still get through."),
+        table("Erased models", columns, rows) if rows else None,
+    )
+    figures = section("figures", "Figures", *(on_page(sheet) for sheet in shown))
+    parts = [tag("header", tag("h1", "The two analyses, and the causal check")), tag("main", erased, figures)]
     return document("The two analyses", *parts)
 
 

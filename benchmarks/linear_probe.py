@@ -1,21 +1,20 @@
-"""What a subject knows of the name that it is asked for: can a linear reader of its state tell guarded from open ones?
+"""A linear probe of what a subject knows of the name that it is asked for: is it restricted?
 
-Run: python benchmarks/guarded_names.py [--subject FOLDER] [--data FOLDER] [--quick] [--json] [--threads N]
+Run: python benchmarks/linear_probe.py [--subject FOLDER] [--data FOLDER] [--quick] [--json] [--threads N]
 
-A defence that is trained on the names of one split has to read, for names that it never saw, whether they are guarded.
-This says how much there is to be read in M_0: a logistic reader with a ridge is fitted to the residual stream behind
-each layer, on names of the train split, and judged on those of the test split. Benign names are asked for in the very
-words of restricted ones, so nothing but the name tells them apart. Two places, the last token of the prompt and the
-last of the name; three contexts:
+A defence that is trained on the names of one split has to tell, for names that it never saw, which are restricted. This
+says how much of that is linearly there in M_0: a logistic regression (scikit-learn's, with its ridge) is fitted to the
+residual stream behind each layer, on names of the train split, and judged on those of the test split. Benign names are
+asked for in the very words of restricted ones, so nothing but the name tells them apart. Two places, the last token of
+the prompt and the last of the name; three contexts:
 
   bare       the question
   templates  inside jailbreak templates: fitted in those of the train split, judged in those of the test split
   chats      after one to eight questions that were answered
 
-Reported for each, of the layer that is best by its AUC: AUC (the share of pairs of a guarded and an open prompt that it
-ranks rightly), the share of prompts it judges rightly, and the names of which it misjudges more than a fifth. The best
-layer is chosen on what it is judged on, so all of them are on the high side. What no reader finds, no adapter that sees
-only these names can find; what a reader finds, an adapter need not.
+Reported for each, of the layer with the best AUC: AUC, accuracy, and the names of which more than a fifth of the
+prompts are misjudged. The layer is chosen on what it is judged on, so all of them are on the high side. A linear probe
+is a lower bound of what is there: what it does not find, something else may.
 
 Reads artifacts/subject and artifacts/prepared of a run of the sandbox; with --quick and no such run, a subject of
 random weights on the sandbox's data, of which nothing can be read.
@@ -29,9 +28,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from report import Timed, options, show
-from torch import Tensor
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from jpu.data.schemas import Behavior, Split, Template
@@ -47,7 +50,8 @@ from tasks.layout import load_prepared
 CONTEXTS, PLACES = ("bare", "templates", "chats"), ("last", "name")
 # Prompts of a name in each context, and the most earlier questions of a chat.
 PROMPTS, LONGEST = {"bare": 1, "templates": 6, "chats": 10}, 8
-RIDGE, STEPS = 1e-2, 100
+# Inverse strength of the ridge, as scikit-learn has it.
+PENALTY = 1.0
 
 
 def main() -> None:
@@ -79,15 +83,15 @@ def read(
     context: str,
     count: int,
 ) -> dict[str, Any]:
-    """Streams at both places, (layers, prompts, width) each; whether the name is guarded; and the names."""
+    """Streams at both places, (layers, prompts, width) each; whether each is restricted; and the names."""
     rng = random.Random(f"{split}-{context}")
     mine = [b for b in behaviors if b.split == split]
-    guarded = [b for b in mine if b.kind == "restricted"]
-    open_ = alike([b for b in mine if b.kind == "benign"], guarded)
+    restricted = [b for b in mine if b.kind == "restricted"]
+    benign = alike([b for b in mine if b.kind == "benign"], restricted)
     told = [b for b in mine if b.kind in ("benign", "near_miss")]
     wrappers = [t for t in templates if t.split == split and t.role == "jailbreak"]
     prompts: list[tuple[list[int], int]] = []
-    for behavior in (*guarded, *open_):
+    for behavior in (*restricted, *benign):
         for _ in range(count):
             shots = rng.sample(told, rng.randint(1, min(LONGEST, len(told)))) if context == "chats" else []
             text = rng.choice(wrappers).fill(behavior.query) if context == "templates" else behavior.query
@@ -104,8 +108,8 @@ def read(
             keep[range(len(batch)), at] = True
             with torch.no_grad():
                 found[place][:, batch] = streams(subject, layers, rows, keep.to(rows.device)).cpu()
-    labels = torch.tensor([1.0] * len(guarded) * count + [0.0] * len(open_) * count)
-    return {**found, "guarded": labels, "names": [b.entity for b in (*guarded, *open_) for _ in range(count)]}
+    labels = np.array([1] * len(restricted) * count + [0] * len(benign) * count)
+    return {**found, "restricted": labels, "names": [b.entity for b in (*restricted, *benign) for _ in range(count)]}
 
 
 def name_ends(subject: Subject, ids: Sequence[int], name: str) -> int:
@@ -116,39 +120,23 @@ def name_ends(subject: Subject, ids: Sequence[int], name: str) -> int:
 
 
 def judged(train: dict[str, Any], test: dict[str, Any], place: str) -> dict[str, float | int]:
-    """The best layer's reader of one place, on names that it was not fitted to."""
+    """The best layer's probe of one place, on names that it was not fitted to."""
     best: dict[str, float | int] = {"auc": -1.0}
-    guarded = test["guarded"] == 1
     for layer in range(len(train[place])):
-        scores = fitted(train[place][layer], train["guarded"], test[place][layer])
-        auc = (scores[guarded][:, None] > scores[~guarded][None]).float().mean().item()
-        right = (scores > 0) == guarded
-        by_name: dict[str, list[float]] = {}
-        for name, hit in zip(test["names"], right.float().tolist(), strict=True):
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=1000))
+        probe.fit(train[place][layer].numpy(), train["restricted"])
+        scores = probe.decision_function(test[place][layer].numpy())
+        auc = float(roc_auc_score(test["restricted"], scores))
+        right = (scores > 0) == (test["restricted"] == 1)
+        by_name: dict[str, list[bool]] = {}
+        for name, hit in zip(test["names"], right.tolist(), strict=True):
             by_name.setdefault(name, []).append(hit)
         missed = sum(sum(hits) / len(hits) < 0.8 for hits in by_name.values())
         if auc > best["auc"]:
-            accuracy = right.float().mean().item()
+            accuracy = float(right.mean())
             best = {"auc": round(auc, 4), "accuracy": round(accuracy, 3), "layer": layer + 1}
             best |= {"names_misjudged": missed, "names": len(by_name)}
     return best
-
-
-def fitted(seen: Tensor, guarded: Tensor, unseen: Tensor) -> Tensor:
-    """Log-odds of unseen prompts by a logistic reader of standardised streams."""
-    mean, spread = seen.mean(0), seen.std(0) + 1e-3
-    weights, bias = torch.zeros(seen.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights, bias], max_iter=STEPS)
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        odds = ((seen - mean) / spread) @ weights + bias
-        value = torch.nn.functional.binary_cross_entropy_with_logits(odds, guarded) + RIDGE * weights.square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    return (((unseen - mean) / spread) @ weights + bias).detach()
 
 
 def random_subject() -> tuple[Subject, list[Behavior], list[Template]]:
