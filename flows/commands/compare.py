@@ -49,7 +49,7 @@ def compare(
         path=experiments or EXPERIMENTS, methods=method or (), subjects=subject or (), workers=workers
     )
     if missing:
-        return _missing(driver.look(request), console)
+        return _missing(request, driver.look(request), console)
     if prune:
         return _prune(driver.look(request), console)
     code = 0 if report else _run(request, console)
@@ -74,13 +74,16 @@ def _run(request: Request, console: Console) -> int:
     return max((error.exit_code for error in done.failed.values()), default=0)
 
 
-def _missing(found: Compared, console: Console) -> int:
-    for run in found.missing:
+def _missing(request: Request, found: Compared, console: Console) -> int:
+    plan = found.plan
+    runs = [run for run in plan.runs if request.wants(run, plan)]
+    missing = [run for run in runs if run.key not in found.rows]
+    waiting = [pair for pair in plan.waiting if request.names(*pair)]
+    for run in missing:
         console.print(run.name, highlight=False, markup=False)
-    for method, subject in found.plan.waiting:
+    for method, subject in waiting:
         console.print(f"{method} on {subject}, once its trials are done", highlight=False, markup=False)
-    left = len(found.missing) + len(found.plan.waiting)
-    console.print(f"{left} to be run, {len(found.plan.runs) - len(found.missing)} there.", highlight=False)
+    console.print(f"{len(missing) + len(waiting)} to be run, {len(runs) - len(missing)} there.", highlight=False)
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from jpu.comparison.metrics import UTILITY, WORST
 from jpu.comparison.rows import Row, read_row
 from jpu.comparison.statistics import point
-from jpu.errors import JpuError
+from jpu.errors import JpuError, SettingsError
 from tasks.comparing.plan import EXPERIMENTS, Plan, Planner, Run
 from tasks.comparing.results import read_rows
 from tasks.comparing.workers import Job, Pool, in_this_process
@@ -38,13 +38,26 @@ class Request:
 
     def wants(self, run: Run, plan: Plan) -> bool:
         """Whether a run is among what was asked for, or is a trial that settings of such a run are chosen from."""
-        wanted = set(self.methods) or set(plan.experiments.methods)
         if run.kind == "trial":
-            tuned = {plan.experiments.methods[m].tuned_as or m for m in wanted if m in plan.experiments.methods}
-            asked = [plan.subjects[name] for name in self.subjects if name in plan.subjects]
-            on = {subject.tuned_on for subject in asked}
-            return run.method in tuned and (not self.subjects or run.subject.name in on)
-        return run.method in wanted and (not self.subjects or run.subject.name in self.subjects)
+            methods = self.methods or plan.experiments.methods
+            tuned = {plan.experiments.methods[name].tuned_as or name for name in methods}
+            on = {plan.subjects[name].tuned_on for name in self.subjects or plan.subjects}
+            return run.method in tuned and run.subject.name in on
+        return self.names(run.method, run.subject.name)
+
+    def names(self, method: str, subject: str) -> bool:
+        """Whether a method on a subject is among what was asked for."""
+        return (not self.methods or method in self.methods) and (not self.subjects or subject in self.subjects)
+
+    def check(self, plan: Plan) -> None:
+        """Raises SettingsError for a name that the file does not have."""
+        known = {"method": (self.methods, plan.experiments.methods), "subject": (self.subjects, plan.subjects)}
+        for kind, (asked, there) in known.items():
+            for name in asked:
+                if name not in there:
+                    raise SettingsError(
+                        f"there is no {kind} {name!r}", where=str(self.path), mend=f"There are: {', '.join(there)}."
+                    )
 
 
 @dataclass
@@ -72,7 +85,9 @@ class Compared:
 def look(request: Request) -> Compared:
     """What is there, and what is not; nothing is run. Raises SettingsError, DataError."""
     rows = read_rows()
-    return Compared(Planner(request.path).plan(rows), rows)
+    plan = Planner(request.path).plan(rows)
+    request.check(plan)
+    return Compared(plan, rows)
 
 
 def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None = None) -> Compared:
@@ -92,6 +107,7 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
     """
     planner, rows = Planner(request.path), read_rows()
     done = Compared(planner.plan(rows), rows)
+    request.check(done.plan)
     with Pool(max(1, request.workers)) as pool:
 
         def work(jobs: Sequence[Job]) -> None:

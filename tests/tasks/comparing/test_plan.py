@@ -201,6 +201,14 @@ def test_a_method_is_run_on_the_groups_that_it_names() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("asked", "what"), [({"methods": ("rmu2",)}, "method 'rmu2'"), ({"subjects": ("s9",)}, "subject 's9'")]
+)
+def test_a_name_that_is_not_in_the_file_is_refused(asked: dict[str, Any], what: str) -> None:
+    with pytest.raises(SettingsError, match=f"there is no {what}"):
+        Request(**asked).check(plan())
+
+
 # The file in this repository
 
 
