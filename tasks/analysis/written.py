@@ -82,15 +82,17 @@ def sheets(found: Found) -> list[Sheet]:
 def page(found: Found, shown: Sequence[Sheet]) -> str:
     """The figures on one page, with what they rest on."""
     rows = [
-        Row(one.defence, [show(v, "count" if name in _COUNTS else "number") for name, v in one.figures.items()])
-        for one in found.erased
+        Row(
+            _COUNTS.get(name, name.replace("_", " ")),
+            [show(one.figures.get(name), "count" if name in _COUNTS else "number") for one in found.erased],
+        )
+        for name in dict.fromkeys(name for one in found.erased for name in one.figures)
     ]
-    columns = ["Defence", *(_COUNTS.get(n, n.replace("_", " ")) for one in found.erased[:1] for n in one.figures)]
     erased = section(
         "erased",
         "What was erased",
         note("Probability of the answers to bare questions, what is told, and the jailbreaks that still get through."),
-        table("Erased models", columns, rows) if rows else None,
+        table("Erased models", ["Figure", *(one.defence for one in found.erased)], rows) if rows else None,
     )
     figures = section("figures", "Figures", *(on_page(sheet) for sheet in shown))
     parts = [tag("header", tag("h1", "The two analyses, and the causal check")), tag("main", erased, figures)]
