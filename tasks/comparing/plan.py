@@ -32,6 +32,10 @@ _SUBJECT_CODE = ("tasks/comparing/subjects.py",)
 _NO_SUBJECT = ("jpu/unlearning/", "jpu/paths/", "jpu/attacks/", "jpu/sandbox/attacker.py")
 _RUN_CODE = ("tasks/comparing/run.py",)
 _START_CODE = ("tasks/mining.py", "tasks/attribution.py")
+# What a method has no part in: the search for a path, and what JPU alone is made of. `test_plan.py` holds this true.
+_PATH_CODE = ("tasks/attribution.py", *(f"jpu/paths/{name}.py" for name in ("ascent", "igi", "select", "selectors")))
+_JPU_CODE = ("jpu/unlearning/exposures.py",)
+_JPU_SETTINGS = {"weights", "exposures", "prefill_batch", "exposure_batch", "exposures_a_step", "positions"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class Run:
                 "seed": self.seed,
                 "mining": self.mining.model_dump(mode="json"),
                 "paths": self.paths.model_dump(mode="json") if wants_path else None,
-                "code": code_digest(_START_CODE),
+                "code": code_digest(_START_CODE, without=() if wants_path else _PATH_CODE),
             }
         )
         return KEPT / "starts" / f"{self.subject.name}-{key[:16]}"
@@ -287,12 +291,16 @@ class Planner:
             "tokens": experiments.evaluation.max_new_tokens,
         }
         named = [file_of("jpu/attacks", name) for name in measured.attacks]
+        without: tuple[str, ...] = ()
         if entry.kind != "original":
-            sections = {"mining": mining, "paths": paths, "unlearning": unlearning}
-            decides |= {name: section.model_dump(mode="json") for name, section in sections.items()}
+            ours, path = unlearning.defence.name == "jpu", searches_path(unlearning)
+            without = (*(() if path else _PATH_CODE), *(() if ours else _JPU_CODE))
+            decides["mining"] = mining.model_dump(mode="json")
+            decides["paths"] = paths.model_dump(mode="json") if path else None
+            decides["unlearning"] = unlearning.model_dump(mode="json", exclude=set() if ours else _JPU_SETTINGS)
             decides["seconds"] = experiments.budget.seconds
             named.append(file_of("jpu/unlearning/defences", unlearning.defence.name))
-        decides["code"] = code_digest(_RUN_CODE, named=named)
+        decides["code"] = code_digest(_RUN_CODE, named=named, without=without)
         return Run(
             kind,
             subject,
@@ -309,6 +317,12 @@ class Planner:
             experiments.evaluation.max_new_tokens,
             _digest(decides),
         )
+
+
+def searches_path(section: UnlearningSettings) -> bool:
+    """Whether a path is searched for: JPU compares with anchors on it, the others only move it if they are told to."""
+    moved = section.trained is not None and section.trained.path
+    return section.defence.name == "jpu" or moved or section.reidentify
 
 
 def merged(section: Any, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import pytest
 
 from jpu.comparison.rows import Outcome, Row
 from jpu.errors import SettingsError
-from jpu.unlearning.defences.registry import DEFENCES
+from jpu.unlearning.defences.registry import DEFENCES, get_defence
 from tasks.comparing.choice import choose, regret
 from tasks.comparing.driver import Request
-from tasks.comparing.plan import Plan, Planner, Run, merged
+from tasks.comparing.plan import Plan, Planner, Run, merged, searches_path
 from tasks.sections import AttackBudget
 from tests.micro_compare import EXPERIMENTS, write_experiments
 
@@ -140,6 +140,11 @@ ALL = {"original", "jpu", "sft"}
         (edited("subjects", "micro", "group", value="other"), set()),
         (edited("methods", "sft", "unlearning", "clip", value=0.5), {"sft"}),
         (edited("methods", "jpu", "paths", value={"selector": "random"}), {"jpu"}),
+        # What only JPU reads is no part of a rival's key.
+        (edited("methods", "sft", "paths", value={"selector": "random"}), set()),
+        (edited("methods", "sft", "unlearning", "weights", value={"anchor": 0.5}), set()),
+        (edited("methods", "jpu", "unlearning", value={"weights": {"anchor": 0.5}}), {"jpu"}),
+        (edited("methods", "sft", "unlearning", "reidentify", value=True), {"sft"}),
         (edited("budget", "steps", value=5), {"jpu", "sft"}),
         (edited("budget", "seconds", value=5.0), {"jpu", "sft"}),
         (edited("subjects", "micro", "steps", value=9), {"jpu", "sft"}),
@@ -207,6 +212,17 @@ def test_a_method_is_run_on_the_groups_that_it_names() -> None:
 def test_a_name_that_is_not_in_the_file_is_refused(asked: dict[str, Any], what: str) -> None:
     with pytest.raises(SettingsError, match=f"there is no {what}"):
         Request(**asked).check(plan())
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_a_path_is_searched_for_where_the_defence_moves_or_compares_units(name: str) -> None:
+    section = Planner().settings.profiles["micro"].unlearning
+    section = section.model_validate(merged(section, {"defence": {"name": name}, "trained": None}))
+    kind = get_defence(name)
+    needed = kind.trained(6, section.defence).path or "anchors" in kind.needs
+    assert searches_path(section) == needed == (name == "jpu")
+    # The key of a rival leaves out what only JPU is made of.
+    assert ("exposures" in kind.needs) == (name == "jpu")
 
 
 # The file in this repository
