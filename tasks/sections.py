@@ -394,6 +394,13 @@ class ErasureSettings(Section):
     learning_rate: Positive
 
 
+class AblatedSettings(Section):
+    """How many units of each layer the causal check takes out, several numbers of each kind."""
+
+    neurons: Annotated[tuple[Count, ...], Field(min_length=1)]
+    heads: tuple[Count, ...]
+
+
 class AnalysisSettings(Section):
     """The two analyses and the causal check (`jpu.analysis`); how a path is searched is in `paths`."""
 
@@ -403,7 +410,7 @@ class AnalysisSettings(Section):
     wordings: Count
     samples: Count
     neurons: Count
-    ablated: Annotated[tuple[Count, ...], Field(min_length=1)]
+    ablated: AblatedSettings
     random: Count
     cases: Count
     resamples: Count

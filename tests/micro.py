@@ -61,7 +61,7 @@ MICRO: dict[str, dict[str, Any]] = {
         "wordings": 1,
         "samples": 6,
         "neurons": 2,
-        "ablated": [4],
+        "ablated": {"neurons": [4], "heads": [1]},
         "random": 1,
         "cases": 2,
         "resamples": 10,

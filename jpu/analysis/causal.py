@@ -19,7 +19,7 @@ from torch import Tensor
 from jpu.evaluation.metrics import Estimate, mean, rate
 from jpu.judges import Completion, judge_all
 from jpu.models import Subject, token_batches
-from jpu.paths.activations import ablate, capture
+from jpu.paths.activations import Kind, ablate, capture
 from jpu.paths.path import Units
 
 Fill = Literal["zero", "mean"]
@@ -60,6 +60,7 @@ class Effect:
     """What an ablation did to one group of cases.
 
     Attributes:
+        kind: Neurons or heads.
         selector: How the units were chosen; "none" for the model as it is.
         k: Units of each layer.
         fill: What stands in their place.
@@ -70,6 +71,7 @@ class Effect:
         beyond: The drop less that of random units, of the same cases.
     """
 
+    kind: Kind
     selector: str
     k: int
     fill: Fill
@@ -80,9 +82,14 @@ class Effect:
     beyond: Estimate
 
 
+def counted(k: int, kind: Kind) -> str:
+    """So many units, in words."""
+    return f"{k} {kind if k > 1 else kind.removesuffix('s')}"
+
+
 @torch.no_grad()
-def mean_values(subject: Subject, cases: Sequence[Case]) -> dict[int, Tensor]:
-    """Mean of every neuron over all tokens of some exchanges: layer → (d_ff,) float32."""
+def mean_values(subject: Subject, cases: Sequence[Case], kind: Kind = "neurons") -> dict[int, Tensor]:
+    """Mean of every unit's columns over all tokens of some exchanges: layer → (width,) float32."""
     rows = [(subject.prompt_ids(c.prompt), subject.answer_ids(c.answer)) for c in cases]
     totals: dict[int, Tensor] = {}
     tokens = 0
@@ -91,7 +98,7 @@ def mean_values(subject: Subject, cases: Sequence[Case]) -> dict[int, Tensor]:
         real = torch.zeros(ids.shape, device=subject.device)
         for row, i in enumerate(batch):
             real[row, : len(rows[i][0]) + len(rows[i][1])] = 1.0
-        with capture(subject.model) as found:
+        with capture(subject.model, kind) as found:
             subject.base.model(input_ids=ids, use_cache=False)
         for layer, values in found.items():
             part = torch.einsum("btw,bt->w", values.float(), real)
@@ -116,6 +123,7 @@ def causal_check(
     *,
     k: int,
     means: Mapping[int, Tensor],
+    kind: Kind = "neurons",
     fills: Sequence[Fill] = ("zero", "mean"),
     max_new_tokens: int = 24,
     refusals: Sequence[str] = (),
@@ -130,7 +138,8 @@ def causal_check(
         choices: Selector → its choice; several of "random", whose responses are averaged, case by case.
         groups: Name → cases.
         k: Units of each layer, for the record.
-        means: What `mean_values` found.
+        means: What `mean_values` found for this kind.
+        kind: Neurons or heads.
         fills: What is put in the units' place.
         max_new_tokens: Bound on a completion.
         refusals: The subject's own.
@@ -144,7 +153,7 @@ def causal_check(
     options = {"seed": seed, "resamples": resamples, "confidence": confidence}
     before = {name: respond(subject, cases, max_new_tokens, refusals) for name, cases in groups.items()}
     effects = [
-        _effect("none", k, "zero", name, [before[name]], before[name], before[name], cases, options)
+        _effect(kind, "none", k, "zero", name, [before[name]], before[name], before[name], cases, options)
         for name, cases in groups.items()
     ]
     for fill in fills:
@@ -152,13 +161,15 @@ def causal_check(
         for selector, chosen in choices.items():
             after[selector] = {name: [] for name in groups}
             for units in chosen:
-                with ablate(subject.model, units, fill=means if fill == "mean" else None):
+                with ablate(subject.model, units, kind, fill=means if fill == "mean" else None):
                     for name, cases in groups.items():
                         after[selector][name].append(respond(subject, cases, max_new_tokens, refusals))
         for selector, found in after.items():
             for name, cases in groups.items():
                 control = _averaged(after["random"][name]) if "random" in after else before[name]
-                effects.append(_effect(selector, k, fill, name, found[name], before[name], control, cases, options))
+                effects.append(
+                    _effect(kind, selector, k, fill, name, found[name], before[name], control, cases, options)
+                )
     return effects
 
 
@@ -168,6 +179,7 @@ def _averaged(responses: Sequence[Response]) -> Response:
 
 
 def _effect(
+    kind: Kind,
     selector: str,
     k: int,
     fill: Fill,
@@ -183,6 +195,7 @@ def _effect(
     start, other = np.asarray(before.probability), np.asarray(control.probability)
     told = [outcome for response in responses for outcome in response.told]
     return Effect(
+        kind,
         selector,
         k,
         fill,

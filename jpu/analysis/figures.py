@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from jpu.analysis.causal import Effect
+from jpu.analysis.causal import Effect, counted
 from jpu.analysis.families import ALL, Convergence
 from jpu.analysis.overlap import LayerOverlap, Overlap
 from jpu.card.charts import HEIGHT, WIDTH, Dot, Line, dots, legend, lines
@@ -136,16 +136,16 @@ def family_sheet(rows: Sequence[Convergence]) -> Sheet:
 
 def causal_sheet(effects: Sequence[Effect]) -> Sheet:
     """How far answers fall when units are taken out, a panel for each k and filling."""
-    kinds = dict.fromkeys((e.k, e.fill) for e in effects if e.selector != "none")
+    kinds = dict.fromkeys((e.kind, e.k, e.fill) for e in effects if e.selector != "none")
     panels = []
-    for k, fill in kinds:
-        of = {(e.selector, e.group): e.drop for e in effects if (e.k, e.fill) == (k, fill)}
+    for kind, k, fill in kinds:
+        of = {(e.selector, e.group): e.drop for e in effects if (e.kind, e.k, e.fill) == (kind, k, fill)}
         rows = [
             (label, [Dot(mark, d.value, d.low, d.high) for g, (mark, _) in GROUPS.items() if (d := of.get((name, g)))])
             for name, label in SELECTORS.items()
         ]
         filled = "set to zero" if fill == "zero" else "set to their mean"
-        caption = f"{k} neurons a layer {filled}"
+        caption = f"{counted(k, kind)} a layer {filled}"
         panels.append(
             Panel(caption, dots(caption, rows, across="fall of the answer's probability", bounds=(-0.2, 1.0)))
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jpu.analysis.causal import Effect, causal_check, mean_values
+from jpu.analysis.causal import Effect, causal_check, counted, mean_values
+from jpu.paths.activations import Kind
 from jpu.paths.path import Units
 from jpu.paths.selectors import SELECTORS, select
 from tasks.analysis.converging import search
@@ -36,15 +37,19 @@ def analyse_causes(
     }
     report = Progress("taking units out")
     effects: list[Effect] = []
+    # Everyday use: what the model does when it answers benign questions.
+    everyday = [case(b) for b in samples.benign] + [w.benign for w in chosen_on]
+    kinds: tuple[Kind, ...] = ("neurons", "heads")
+    wanted: list[tuple[Kind, int]] = [(kind, k) for kind in kinds for k in getattr(section.ablated, kind)]
     with subject.reference():
-        # Everyday use: what the model does when it answers benign questions.
-        means = mean_values(subject, [case(b) for b in samples.benign] + [w.benign for w in chosen_on])
-        for number, k in enumerate(section.ablated):
+        means = {kind: mean_values(subject, everyday, kind) for kind, _ in dict(wanted).items()}
+        for number, (kind, k) in enumerate(wanted):
             choices: dict[str, list[Units]] = {}
             for selector in SELECTORS:
                 seeds = range(section.random) if selector == "random" else range(1)
                 found = [
-                    select(subject.model, exchanges, search(settings, k, selector, settings.seed + s)) for s in seeds
+                    select(subject.model, exchanges, search(settings, k, selector, settings.seed + s, kind), kind)
+                    for s in seeds
                 ]
                 choices[selector] = [dict(enumerate(scores.chosen)) for scores in found]
             effects += causal_check(
@@ -52,12 +57,13 @@ def analyse_causes(
                 choices,
                 groups,
                 k=k,
-                means=means,
+                means=means[kind],
+                kind=kind,
                 max_new_tokens=settings.evaluation.max_new_tokens,
                 refusals=samples.data.refusal_texts,
                 seed=settings.seed,
                 resamples=section.resamples,
                 confidence=section.confidence,
             )
-            report(number + 1, len(section.ablated), f"k {k}")
+            report(number + 1, len(wanted), counted(k, kind))
     return effects

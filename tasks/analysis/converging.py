@@ -5,6 +5,7 @@ from __future__ import annotations
 from jpu.analysis.causal import Case
 from jpu.analysis.families import Convergence, PathSamples, Sampled, Wordings, path_convergence
 from jpu.analysis.resampling import Draws
+from jpu.paths.activations import Kind
 from jpu.paths.selectors import Search
 from tasks.analysis.samples import Samples, Wrapped, case
 from tasks.progress import Progress
@@ -69,15 +70,15 @@ def leaking(samples: Samples) -> list[Wrapped]:
     return [w for w, through in zip(every, told, strict=True) if through]
 
 
-def search(settings: Settings, k: int, selector: str = "igi", seed: int = 0) -> Search:
-    """The search of `paths`, at another k."""
+def search(settings: Settings, k: int, selector: str = "igi", seed: int = 0, kind: Kind = "neurons") -> Search:
+    """The search of `paths`, at another k; for heads the definition's limit, as `identify` takes it."""
     section = settings.paths
     return Search(
         selector=selector,
         k=k,
         steps=section.steps,
         positions=section.positions,
-        candidates=section.candidates,
-        refine=section.refine if selector == "igi" else 0,
+        candidates=section.candidates if kind == "neurons" else "limit",
+        refine=section.refine if selector == "igi" and kind == "neurons" else 0,
         seed=seed,
     )

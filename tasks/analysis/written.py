@@ -30,7 +30,8 @@ _COUNTS = {
     "behaviors": "behaviors",
 }
 _ESTIMATES = ("probability", "told", "drop", "beyond")
-CAUSAL = ("k", "fill", "selector", "group", *(f"{e}{end}" for e in _ESTIMATES for end in ("", "_low", "_high", "_n")))
+_TAKEN_OUT = ("kind", "k", "fill", "selector", "group")
+CAUSAL = (*_TAKEN_OUT, *(f"{e}{end}" for e in _ESTIMATES for end in ("", "_low", "_high", "_n")))
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def summary(found: Found) -> dict[str, Any]:
         for when in dict.fromkeys(row.when for row in found.convergence)
     }
     metrics["causal"] = {
-        f"{e.selector}_{e.k}_{e.fill}_{e.group}": {"drop": e.drop.value, "beyond": e.beyond.value, "told": e.told.value}
+        f"{e.kind}_{e.selector}_{e.k}_{e.fill}_{e.group}": {n: getattr(e, n).value for n in ("drop", "beyond", "told")}
         for e in found.effects
     }
     return metrics
@@ -173,7 +174,7 @@ def _convergence_rows(rows: Sequence[Convergence]) -> Iterator[dict[str, Any]]:
 
 def _causal_rows(effects: Sequence[Effect]) -> Iterator[dict[str, Any]]:
     for effect in effects:
-        row: dict[str, Any] = {n: getattr(effect, n) for n in ("k", "fill", "selector", "group")}
+        row: dict[str, Any] = {n: getattr(effect, n) for n in _TAKEN_OUT}
         for name in _ESTIMATES:
             estimate = getattr(effect, name)
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

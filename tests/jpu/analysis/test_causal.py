@@ -19,6 +19,9 @@ CASES = [
 ]
 
 
+HEADS = {0: [1], 1: [0]}
+
+
 def cut(subject: Subject, units: dict[int, list[int]], means: dict[int, torch.Tensor] | None = None) -> Subject:
     """The same ablation, done to the weights: columns of down_proj to zero, and a mean's share as a constant."""
     other = Subject(copy.deepcopy(subject.model), subject.tokenizer)
@@ -45,6 +48,24 @@ def test_an_ablation_is_what_cutting_the_weights_does(make_subject: Make, filled
     assert found.probability != pytest.approx(whole.probability, rel=1e-2)
     # And it is over when it is over.
     assert respond(subject, CASES, 6) == whole
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_heads_are_taken_out_of_what_attention_gives(make_subject: Make, filled: bool) -> None:
+    subject = make_subject()
+    means = mean_values(subject, CASES, "heads") if filled else None
+    other, size = Subject(copy.deepcopy(subject.model), subject.tokenizer), 8
+    for layer, (head,) in HEADS.items():
+        out, block = other.layers[layer].self_attn.o_proj, slice(head * size, (head + 1) * size)
+        if means is not None:
+            out.bias = torch.nn.Parameter(out.weight[:, block] @ means[layer][block], requires_grad=False)
+        out.weight[:, block] = 0.0
+    expected, whole = respond(other, CASES, 6), respond(subject, CASES, 6)
+    with ablate(subject.model, HEADS, "heads", fill=means):
+        found = respond(subject, CASES, 6)
+    assert found.probability == pytest.approx(expected.probability, rel=1e-4)
+    assert found.told == expected.told
+    assert found.probability != pytest.approx(whole.probability, rel=1e-2)
 
 
 def test_the_mean_is_over_every_token_and_no_padding(make_subject: Make) -> None:

@@ -48,7 +48,7 @@ def rows() -> list[Convergence]:
 def effects() -> list[Effect]:
     one = Estimate(0.5, 0.4, 0.6, 9)
     return [
-        Effect(selector, k, "zero", group, one, one, one, one)
+        Effect("neurons", selector, k, "zero", group, one, one, one, one)
         for k in (4, 8)
         for selector in ("none", "igi", "random")
         for group in ("jailbreak", "benign", "benign_wrapped")
