@@ -54,7 +54,7 @@ def markdown(summary: Summary) -> str:
 def headline(summary: Summary) -> str:
     """How much of what is wanted is there."""
     there = summary.wanted - summary.missing
-    missing = f" {summary.missing} are missing: `jpu compare` makes them." if summary.missing else ""
+    missing = f" {summary.missing} are missing, and jpu compare makes them." if summary.missing else ""
     return f"{there} of {summary.wanted} runs.{missing} Intervals cover {summary.confidence:.0%}."
 
 
