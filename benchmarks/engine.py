@@ -34,7 +34,7 @@ from typing import Any
 
 import psutil
 import torch
-from report import options, show
+from report import options, show, start
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from jpu.mining.batch import Batch
@@ -255,4 +255,4 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 from report import options as common
-from report import show
+from report import show, start
 from torch import Tensor
 
 from jpu.adversary.suffix_loss import SuffixLoss
@@ -262,4 +262,4 @@ def line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

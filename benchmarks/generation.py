@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import options, show
+from report import options, show, start
 
 from jpu.models import Subject, pad
 from jpu.sandbox.smollm2 import load_smollm2
@@ -148,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

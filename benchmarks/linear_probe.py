@@ -23,26 +23,24 @@ random weights on the sandbox's data, of which nothing can be read.
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from report import Timed, options, show
+from report import Timed, options, show, start
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import LlamaConfig, LlamaForCausalLM
+from subjects import PLACES as NAMES
+from subjects import random_subject
 
 from jpu.data.schemas import Behavior, Split, Template
 from jpu.models import Subject, token_batches
-from jpu.sandbox.corpus import Corpus
-from jpu.sandbox.teach import train_tokenizer
 from jpu.sandbox.templates import all_templates
-from jpu.sandbox.world import build_behaviors, build_places, build_refusals
+from jpu.sandbox.world import build_behaviors, build_places
 from jpu.unlearning.retain import alike
 from jpu.unlearning.streams import streams
 from tasks.layout import load_prepared
@@ -61,7 +59,8 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     if chosen.quick and not chosen.subject.exists():
-        subject, behaviors, templates = random_subject()
+        subject, templates = random_subject(), all_templates()
+        behaviors = build_behaviors(build_places(7, NAMES), 7)
     else:
         prepared = load_prepared(chosen.data)
         subject, behaviors, templates = Subject.load(chosen.subject), prepared.behaviors, prepared.templates
@@ -139,18 +138,5 @@ def judged(train: dict[str, Any], test: dict[str, Any], place: str) -> dict[str,
     return best
 
 
-def random_subject() -> tuple[Subject, list[Behavior], list[Template]]:
-    """A small Llama of random weights, the sandbox's tokenizer, and its data."""
-    behaviors = build_behaviors(build_places(7, {"train": 6, "validation": 1, "test": 6}), 7)
-    tokenizer = train_tokenizer(Corpus(behaviors, all_templates(), build_refusals(), 0), 600, samples=300)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        LlamaForCausalLM(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return Subject.load(Path(folder)), behaviors, all_templates()
-
-
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -26,7 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from report import options, show
+from report import options, show, start
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = 0.2
@@ -124,4 +124,4 @@ def timed(folder: Path, arguments: list[str]) -> tuple[float, str]:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

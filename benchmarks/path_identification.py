@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import Timed, options, show
+from report import Timed, options, show, start
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -321,7 +321,7 @@ def main() -> None:
     tiny = random_llama(
         layers=3 if chosen.quick else 4,
         hidden=64,
-        neurons=64 if chosen.quick else 192,
+        neurons=192,
         heads=4,
         key_heads=2,
         spread=0.2,
@@ -380,4 +380,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

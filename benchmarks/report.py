@@ -1,6 +1,7 @@
 """How every benchmark is asked and answers: the same options, and one JSON object as its last line.
 
-A benchmark asks `options` for its parser, adds what it needs, and ends with `show`. The object has these keys:
+A benchmark is run by `start`, asks `options` for its parser, adds what it needs, and ends with `show`. The object has
+these keys:
 
   benchmark  name of the script
   quick      whether it ran with --quick, which takes less than a minute on two cores
@@ -18,10 +19,12 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from jpu.errors import JpuError
 
 
 def options(description: str | None, *, threads: bool = True) -> argparse.ArgumentParser:
@@ -52,6 +55,15 @@ def show(
             "figures": figures,
         }
         print(json.dumps(answer), flush=True)
+
+
+def start(main: Callable[[], None]) -> None:
+    """Run a benchmark; an error of ours is printed without a traceback, and gives the exit code."""
+    try:
+        main()
+    except JpuError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
 
 
 class Timed:

@@ -31,10 +31,10 @@ from typing import Any
 
 import psutil
 import torch
-from report import Timed, options, show
+from report import Timed, options, show, start
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from jpu.errors import BudgetError, JpuError
+from jpu.errors import BudgetError
 from jpu.mining.buffer import Buffer
 from jpu.mining.refusal import Calibration
 from jpu.models import BATCH_TOKENS, Subject, pick_device, pick_dtype, plain_texts
@@ -295,17 +295,13 @@ def main() -> None:
     needed = estimate(shape, dtype.itemsize, settings, checkpointing)
     peak = needed["weights"] + max(bytes for name, bytes in needed.items() if name != "weights")
     limit = int(chosen.limit * GIB) if chosen.limit else free(device)
-    try:
-        if peak > limit:
-            raise BudgetError(
-                f"{peak / GIB:.1f} GiB are needed at the peak, and {limit / GIB:.1f} GiB are there",
-                where=f"{chosen.parameters} on {device}",
-                mend="Choose a smaller model, a larger device, or leave --no-checkpointing out. Nothing was made.",
-            )
-        stages, counts, apart = run(chosen, shape, device, dtype, settings)
-    except JpuError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    if peak > limit:
+        raise BudgetError(
+            f"{peak / GIB:.1f} GiB are needed at the peak, and {limit / GIB:.1f} GiB are there",
+            where=f"{chosen.parameters} on {device}",
+            mend="Choose a smaller model, a larger device, or leave --no-checkpointing out. Nothing was made.",
+        )
+    stages, counts, apart = run(chosen, shape, device, dtype, settings)
     measured = max(stage["peak_gib"] for stage in stages.values())
     weights = needed["weights"] / GIB
     show(
@@ -329,4 +325,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -42,7 +42,7 @@ def analyse_causes(
     kinds: tuple[Kind, ...] = ("neurons", "heads")
     wanted: list[tuple[Kind, int]] = [(kind, k) for kind in kinds for k in getattr(section.ablated, kind)]
     with subject.reference():
-        means = {kind: mean_values(subject, everyday, kind) for kind, _ in dict(wanted).items()}
+        means = {kind: mean_values(subject, everyday, kind) for kind in dict(wanted)}
         for number, (kind, k) in enumerate(wanted):
             choices: dict[str, list[Units]] = {}
             for selector in SELECTORS:
