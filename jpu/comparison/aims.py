@@ -1,6 +1,7 @@
 """What the reference has to show against the baselines of a group, and whether its means show it. Rules, not words.
 
-Means alone are compared: whether a difference is more than chance says the table of differences.
+Means alone are compared, of methods that have every run of the group: whether a difference is more than chance says
+the table of differences.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class Aim:
 
 
 def aims(group: GroupRecord, reference: str) -> list[Aim]:
-    """The aims of a group; none without the reference or without baselines."""
-    ours = next((m for m in group.methods if m.name == reference), None)
-    baselines = [m for m in group.methods if m.kind == "baseline"]
+    """The aims of a group; none without the reference or without baselines that have every run."""
+    ours = next((m for m in group.methods if m.name == reference and group.complete(m)), None)
+    baselines = [m for m in group.methods if m.kind == "baseline" and group.complete(m)]
     if ours is None or not baselines:
         return []
     worst, loss = _value(ours, "asr_worst"), _value(ours, "utility_loss")

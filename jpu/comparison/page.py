@@ -59,7 +59,10 @@ def _group(summary: Summary, group: GroupRecord, anchor: str) -> Markup:
     if drawn:
         parts += [
             tag("h3", "Worst attack against utility loss"),
-            note("Lower and further left is better. The dashed line joins what no other method beats on both at once."),
+            note(
+                "Lower and further left is better. The dashed line joins what no other method beats on both at once. "
+                "Faint marks lack some of the runs."
+            ),
             kinds(group),
             drawn,
             _key(group),
@@ -218,15 +221,15 @@ def _spread(group: GroupRecord) -> Markup:
 
 
 def _runs(group: GroupRecord, metric: MetricRecord) -> Markup:
-    names = list(dict.fromkeys(run for method in group.methods for run in method.runs))
     rows = []
     for method in group.methods:
         known = dict(zip(method.runs, method.by_run.get(metric.key, ()), strict=False))
         cells = [
-            number(f"{group.name}.{method.name}.{metric.key}.{name}", known.get(name), metric.style) for name in names
+            number(f"{group.name}.{method.name}.{metric.key}.{name}", known.get(name), metric.style)
+            for name in group.runs
         ]
         rows.append(Row(method.name, cells))
-    return table(f"{metric.words}, each run, {group.name}", ["Method", *names], rows)
+    return table(f"{metric.words}, each run, {group.name}", ["Method", *group.runs], rows)
 
 
 def _trials(summary: Summary) -> Markup:

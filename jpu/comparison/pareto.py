@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -88,11 +88,9 @@ def chart(group: GroupRecord, *, standalone: bool = False) -> Markup:
     line = [place(p.x, p.y) for name in group.frontier for p in marks if p.method.name == name]
     if len(line) > 1:
         parts.append(tag("path", d="M" + "L".join(f"{x:g} {y:g}" for x, y in line), class_="frontier"))
-    parts += [_mark(p, *place(p.x, p.y), group.frontier) for p in marks if p.method.kind != "ours"]
+    parts += [_mark(p, *place(p.x, p.y), group) for p in marks if p.method.kind != "ours"]
     # On top of the others.
-    parts += [
-        join(_whiskers(p, place), _mark(p, *place(p.x, p.y), group.frontier)) for p in marks if p.method.kind == "ours"
-    ]
+    parts += [join(_whiskers(p, place), _mark(p, *place(p.x, p.y), group)) for p in marks if p.method.kind == "ours"]
     size = {"viewBox": f"0 0 {WIDTH} {HEIGHT}"}
     if standalone:
         return tag("svg", *parts, xmlns="http://www.w3.org/2000/svg", role="img", **size)
@@ -118,13 +116,15 @@ def kinds(group: GroupRecord) -> Markup:
     return tag("ul", *items, class_="legend")
 
 
-def _mark(point: Point, x: float, y: float, frontier: Sequence[str]) -> Markup:
-    method = point.method
-    told = tag("title", f"{point.number} {method.name}: {method.words}; {_percent(point.y)} at {_percent(point.x)}")
+def _mark(point: Point, x: float, y: float, group: GroupRecord) -> Markup:
+    method, complete = point.method, group.complete(point.method)
+    runs = "" if complete else f" ({len(method.runs)} of {len(group.runs)} runs)"
+    told = f"{point.number} {method.name}: {method.words}; {_percent(point.y)} at {_percent(point.x)}{runs}"
     # A dozen ablations lie in one place: those on the frontier are numbered, the others tell when pointed at.
-    numbered = method.kind != "ablation" or method.name in frontier
+    numbered = method.kind != "ablation" or method.name in group.frontier
     label = tag("text", str(point.number), x=round(x + 7, 2), y=round(y - 5, 2), class_="label") if numbered else None
-    return tag("g", told, _shape(method.kind, x, y), label)
+    class_ = None if complete else "short"
+    return tag("g", tag("title", told), _shape(method.kind, x, y), label, class_=class_)
 
 
 def _shape(kind: Kind, x: float, y: float) -> Markup:

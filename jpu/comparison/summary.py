@@ -87,11 +87,11 @@ class GroupRecord(_Record):
 
     Attributes:
         name: Their name.
-        runs: Runs of the reference: subject and seed.
+        runs: Runs that any method has: subject and seed.
         metrics: The figures.
         methods: In the order of the file.
         spread: Key → how far it tells defended models apart.
-        frontier: Methods that no other one beats at once on the worst attack and on utility.
+        frontier: Methods that no other one beats at once on the worst attack and on utility, of the complete ones.
         mixed: Subjects whose rows are of different weights, trained on different machines.
     """
 
@@ -102,6 +102,10 @@ class GroupRecord(_Record):
     spread: dict[str, SpreadRecord]
     frontier: tuple[str, ...]
     mixed: tuple[str, ...]
+
+    def complete(self, method: MethodRecord) -> bool:
+        """Whether a method has every run: a mean over fewer subjects may be lower for those that are missing."""
+        return set(method.runs) == set(self.runs)
 
 
 class TrialRecord(_Record):
@@ -158,6 +162,7 @@ def summarise_group(
         bootstrap: Draws.
     """
     every = [row for found in rows.values() for row in found.values()]
+    runs = tuple(sorted({run for found in rows.values() for run in found}))
     metrics = metrics_of(every)
     samples: dict[str, dict[str, Samples]] = {}
     for metric in metrics:
@@ -169,14 +174,14 @@ def summarise_group(
     points = {
         method: (float(samples[UTILITY.key][method].values.mean()), float(s.values.mean()))
         for method, s in samples.get(WORST.key, {}).items()
-        if method in samples.get(UTILITY.key, {})
+        if method in samples.get(UTILITY.key, {}) and set(rows[method]) == set(runs)
     }
     weights: dict[str, set[str]] = {}
     for row in every:
         weights.setdefault(row.subject, set()).add(row.weights)
     return GroupRecord(
         name=name,
-        runs=tuple(rows.get(reference, {})),
+        runs=runs,
         metrics=tuple(
             MetricRecord(key=m.key, words=m.words, better=m.better, style=m.style, group=m.group, limit=m.limit)
             for m in metrics

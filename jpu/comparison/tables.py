@@ -60,7 +60,13 @@ def headline(summary: Summary) -> str:
 
 def remarks(group: GroupRecord) -> list[str]:
     """What has to be said of a group before its tables."""
-    said = [f"Runs of the reference: {', '.join(group.runs) or 'none'}. A mean is over the runs that a method has."]
+    said = [f"Runs: {', '.join(group.runs) or 'none'}. A mean is over those that a method has."]
+    short = [m.name for m in group.methods if not group.complete(m)]
+    if short:
+        said.append(
+            f"Not all of them: {', '.join(short)}. These are in the tables, with differences on the runs that both "
+            "have, and neither on the frontier nor held against the aims."
+        )
     if group.mixed:
         said.append(
             f"Rows of {', '.join(group.mixed)} are of subjects with different weights, made on different machines: "

@@ -65,3 +65,12 @@ def test_equal_on_both_is_no_better() -> None:
 def test_controls_and_ablations_are_no_rivals() -> None:
     assert aims(group(OURS, method("x", "control", 0.0, 0.0)), "jpu") == []
     assert aims(group(method("x", "baseline", 0.0, 0.0)), "jpu") == []
+
+
+def test_who_lacks_runs_is_not_held_against() -> None:
+    half = method("x", "baseline", 0.0, 0.0)
+    every = tuple(m.model_copy(update={"runs": ("s0", "s1")}) for m in (OURS, method("y", "baseline", 0.3, 0.05)))
+    both = group(half, *every).model_copy(update={"runs": ("s0", "s1")})
+    assert aims(both, "jpu")[0].held is True and aims(both, "jpu")[1].rival == "y"
+    short = group(half, every[1], OURS).model_copy(update={"runs": ("s0", "s1")})
+    assert aims(short, "jpu") == []

@@ -16,7 +16,7 @@ from jpu.comparison.pareto import chart, points
 from jpu.comparison.rows import Cost, Outcome, Row
 from jpu.comparison.statistics import Bootstrap
 from jpu.comparison.summary import Kind, Summary, TrialRecord, summarise_group
-from jpu.comparison.tables import as_csv, markdown
+from jpu.comparison.tables import as_csv, markdown, remarks
 
 METHODS: dict[str, tuple[str, Kind]] = {
     "original": ("the subject as it is", "original"),
@@ -181,3 +181,14 @@ def test_nothing_measured_is_an_empty_report() -> None:
     )
     assert "0 of 3 runs" in markdown(empty) and "0 of 3 runs" in render(empty)
     assert as_csv(empty).count("\n") == 1
+
+
+def test_who_lacks_runs_is_drawn_faintly_and_on_no_frontier() -> None:
+    rows = {method: {f"s{run}": row(method, run) for run in (0, 1)} for method in METHODS}
+    assert "jpu" in summarise_group("g", rows, METHODS, "jpu", Bootstrap(50)).frontier
+    del rows["jpu"]["s0"]
+    found = summarise_group("g", rows, METHODS, "jpu", Bootstrap(50))
+    ours = next(m for m in found.methods if m.name == "jpu")
+    assert found.runs == ("s0", "s1") and not found.complete(ours) and "jpu" not in found.frontier
+    assert re.findall(r'<g class="(\w+)">', str(chart(found))) == ["short"]
+    assert "Not all of them: jpu." in "\n".join(remarks(found))
