@@ -199,7 +199,7 @@ class Planner:
             trials += tried
             known = [rows[run.key] for run in tried if run.key in rows]
             if len(known) == len(tried):
-                tuned[method, tuning] = choose(known, self.experiments.tuning.utility_weight).trial
+                tuned[method, tuning] = choose(known, self.experiments.tuning.utility_weight)
         for subject in self.subjects.values():
             if not subject.measured:
                 continue

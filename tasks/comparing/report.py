@@ -92,18 +92,21 @@ def _trials(plan: Plan, rows: Mapping[str, Row]) -> list[TrialRecord]:
     for (subject, method), runs in tried.items():
         known = [rows[run.key] for run in runs if run.key in rows]
         complete = len(known) == len(runs)
-        best = choose(known, plan.experiments.tuning.utility_weight).trial if complete else None
-        for row in known:
-            changes = plan.experiments.methods[method].tune[row.trial]
+        best = choose(known, plan.experiments.tuning.utility_weight) if complete else None
+        for run in runs:
+            if run.key not in rows:
+                continue
+            row = rows[run.key]
+            changes = plan.experiments.methods[method].tune[run.trial]
             records.append(
                 TrialRecord(
                     subject=subject,
                     method=method,
-                    trial=row.trial,
+                    trial=run.trial,
                     changes=flatten({k: v for k, v in changes.model_dump().items() if v}),
                     worst=point(WORST, row),
                     utility=point(UTILITY, row),
-                    chosen=row.trial == best,
+                    chosen=run.trial == best,
                 )
             )
     return records

@@ -39,8 +39,9 @@ def read_rows(folder: Path = RESULTS) -> dict[str, Row]:
 
 def unwanted(plan: Plan, folder: Path = RESULTS) -> list[Path]:
     """Files of runs that the plan does not ask for: of other settings, other code, or methods that are gone."""
-    wanted = {place(run, folder) for run in plan.runs}
-    return [path for path in _files(folder) if path not in wanted]
+    # By key: settings that have another number now, or another method's name, are the same run.
+    wanted = {place(run, folder).name.split(".")[-2] for run in plan.runs}
+    return [path for path in _files(folder) if path.name.split(".")[-2] not in wanted]
 
 
 def _files(folder: Path) -> Iterator[Path]:

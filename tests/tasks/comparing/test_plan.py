@@ -15,6 +15,8 @@ from jpu.unlearning.defences.registry import DEFENCES, get_defence
 from tasks.comparing.choice import choose, regret
 from tasks.comparing.driver import Request
 from tasks.comparing.plan import Plan, Planner, Run, merged, searches_path
+from tasks.comparing.report import summarise
+from tasks.comparing.results import keep, unwanted
 from tasks.sections import AttackBudget
 from tests.micro_compare import EXPERIMENTS, write_experiments
 
@@ -90,6 +92,22 @@ def test_the_trial_with_the_least_asr_and_utility_loss_is_taken_to_the_test_spli
     assert ("jpu", "micro") in plan({rows[0].key: rows[0]}).waiting
 
 
+def test_settings_in_another_order_are_the_same_runs_and_the_same_one_is_taken() -> None:
+    runs = {run.name: run for run in plan().trials}
+    rows = {r.key: r for name, r in ((n, row(run, 0.2 if n.endswith("1") else 0.5)) for n, run in runs.items())}
+    methods = copy.deepcopy(EXPERIMENTS["methods"])
+    methods["jpu"]["tune"].reverse()
+    write_experiments(Path(), methods=methods)
+    found = plan(rows)
+    assert {run.key for run in found.trials} == set(rows)
+    assert {r.unlearning.learning_rate for r in found.finals if r.method in ("jpu", "sft")} == {5e-3}
+    chosen = [(t.method, t.trial, t.changes) for t in summarise(found, rows).trials if t.chosen]
+    assert chosen == [(m, n, {"unlearning.learning_rate": 5e-3}) for m, n in (("jpu", 0), ("sft", 1))]
+    for run in runs.values():
+        keep(run, rows[run.key])
+    assert unwanted(found) == []
+
+
 def test_every_method_takes_as_many_steps_whatever_its_settings_say() -> None:
     assert {run.unlearning.steps for run in plan().trials} == {4}
 
@@ -98,7 +116,8 @@ def test_regret_is_the_sum_and_the_first_of_equals_is_taken() -> None:
     one, two = plan().trials[:2]
     assert regret(row(one, 0.4, recall=0.8), 1.0) == pytest.approx(0.5)
     assert regret(row(one, 0.4, recall=0.8), 2.0) == pytest.approx(0.6)
-    assert choose([row(two, 0.3), row(one, 0.3)], 1.0).trial == 0
+    assert choose([row(two, 0.3), row(one, 0.3)], 1.0) == 0
+    assert choose([row(one, 0.3), row(two, 0.2)], 1.0) == 1
     nothing = row(one, 0.4).model_copy(update={"outcomes": {}})
     assert regret(nothing, 1.0) == 2.0
 
