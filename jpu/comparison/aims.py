@@ -37,8 +37,8 @@ class Aim:
 
 def aims(group: GroupRecord, reference: str) -> list[Aim]:
     """The aims of a group; none without the reference or without baselines that have every run."""
-    ours = next((m for m in group.methods if m.name == reference and group.complete(m)), None)
-    baselines = [m for m in group.methods if m.kind == "baseline" and group.complete(m)]
+    ours = next((m for m in group.methods if m.name == reference and m.complete), None)
+    baselines = [m for m in group.methods if m.kind == "baseline" and m.complete]
     if ours is None or not baselines:
         return []
     worst, loss = _value(ours, "asr_worst"), _value(ours, "utility_loss")

@@ -117,13 +117,13 @@ def kinds(group: GroupRecord) -> Markup:
 
 
 def _mark(point: Point, x: float, y: float, group: GroupRecord) -> Markup:
-    method, complete = point.method, group.complete(point.method)
-    runs = "" if complete else f" ({len(method.runs)} of {len(group.runs)} runs)"
+    method = point.method
+    runs = "" if method.complete else f" ({len(method.runs)} of {len(group.runs)} runs)"
     told = f"{point.number} {method.name}: {method.words}; {_percent(point.y)} at {_percent(point.x)}{runs}"
     # A dozen ablations lie in one place: those on the frontier are numbered, the others tell when pointed at.
     numbered = method.kind != "ablation" or method.name in group.frontier
     label = tag("text", str(point.number), x=round(x + 7, 2), y=round(y - 5, 2), class_="label") if numbered else None
-    class_ = None if complete else "short"
+    class_ = None if method.complete else "short"
     return tag("g", tag("title", told), _shape(method.kind, x, y), label, class_=class_)
 
 

@@ -64,6 +64,7 @@ class MethodRecord(_Record):
         words: What it is.
         kind: What it stands in the table for.
         runs: Its runs.
+        complete: Whether it has every run of the group; a mean over fewer may be of easier subjects.
         figures: Key → mean with its interval.
         by_run: Key → one value for each run; None where it was not measured.
         limited: Key → runs in which the limit stands for what was not reached.
@@ -75,6 +76,7 @@ class MethodRecord(_Record):
     words: str
     kind: Kind
     runs: tuple[str, ...]
+    complete: bool
     figures: dict[str, Figure]
     by_run: dict[str, tuple[float | None, ...]]
     limited: dict[str, int]
@@ -102,10 +104,6 @@ class GroupRecord(_Record):
     spread: dict[str, SpreadRecord]
     frontier: tuple[str, ...]
     mixed: tuple[str, ...]
-
-    def complete(self, method: MethodRecord) -> bool:
-        """Whether a method has every run: a mean over fewer subjects may be lower for those that are missing."""
-        return set(method.runs) == set(self.runs)
 
 
 class TrialRecord(_Record):
@@ -163,6 +161,7 @@ def summarise_group(
     """
     every = [row for found in rows.values() for row in found.values()]
     runs = tuple(sorted({run for found in rows.values() for run in found}))
+    complete = {method for method, found in rows.items() if len(found) == len(runs)}
     metrics = metrics_of(every)
     samples: dict[str, dict[str, Samples]] = {}
     for metric in metrics:
@@ -174,7 +173,7 @@ def summarise_group(
     points = {
         method: (float(samples[UTILITY.key][method].values.mean()), float(s.values.mean()))
         for method, s in samples.get(WORST.key, {}).items()
-        if method in samples.get(UTILITY.key, {}) and set(rows[method]) == set(runs)
+        if method in samples.get(UTILITY.key, {}) and method in complete
     }
     weights: dict[str, set[str]] = {}
     for row in every:
@@ -187,7 +186,9 @@ def summarise_group(
             for m in metrics
         ),
         methods=tuple(
-            _method(method, *methods[method], rows[method], metrics, samples, differences, bootstrap)
+            _method(
+                method, *methods[method], rows[method], method in complete, metrics, samples, differences, bootstrap
+            )
             for method in methods
             if rows.get(method)
         ),
@@ -216,6 +217,7 @@ def _method(
     words: str,
     kind: Kind,
     rows: Mapping[str, Row],
+    complete: bool,
     metrics: Sequence[Metric],
     samples: Mapping[str, Mapping[str, Samples]],
     differences: Mapping[str, Mapping[str, DifferenceRecord]],
@@ -239,6 +241,7 @@ def _method(
         words=words,
         kind=kind,
         runs=tuple(rows),
+        complete=complete,
         figures=figures,
         by_run=by_run,
         limited=limited,

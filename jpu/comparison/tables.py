@@ -61,7 +61,7 @@ def headline(summary: Summary) -> str:
 def remarks(group: GroupRecord) -> list[str]:
     """What has to be said of a group before its tables."""
     said = [f"Runs: {', '.join(group.runs) or 'none'}. A mean is over those that a method has."]
-    short = [m.name for m in group.methods if not group.complete(m)]
+    short = [m.name for m in group.methods if not m.complete]
     if short:
         said.append(
             f"Not all of them: {', '.join(short)}. These are in the tables, with differences on the runs that both "

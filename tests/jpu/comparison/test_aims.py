@@ -14,6 +14,7 @@ def method(name: str, kind: Kind, worst: float, loss: float, steps: float = 4.0,
         words=name,
         kind=kind,
         runs=("s0",),
+        complete=True,
         figures={key: Figure(value=value, n=1) for key, value in values.items()},
         by_run={},
         limited={},
@@ -68,9 +69,7 @@ def test_controls_and_ablations_are_no_rivals() -> None:
 
 
 def test_who_lacks_runs_is_not_held_against() -> None:
-    half = method("x", "baseline", 0.0, 0.0)
-    every = tuple(m.model_copy(update={"runs": ("s0", "s1")}) for m in (OURS, method("y", "baseline", 0.3, 0.05)))
-    both = group(half, *every).model_copy(update={"runs": ("s0", "s1")})
-    assert aims(both, "jpu")[0].held is True and aims(both, "jpu")[1].rival == "y"
-    short = group(half, every[1], OURS).model_copy(update={"runs": ("s0", "s1")})
-    assert aims(short, "jpu") == []
+    short, other = method("x", "baseline", 0.0, 0.0), method("y", "baseline", 0.3, 0.05)
+    found = aims(group(OURS, short.model_copy(update={"complete": False}), other), "jpu")
+    assert found[0].held is True and found[1].rival == "y"
+    assert aims(group(OURS.model_copy(update={"complete": False}), other), "jpu") == []

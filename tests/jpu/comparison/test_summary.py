@@ -189,6 +189,6 @@ def test_who_lacks_runs_is_drawn_faintly_and_on_no_frontier() -> None:
     del rows["jpu"]["s0"]
     found = summarise_group("g", rows, METHODS, "jpu", Bootstrap(50))
     ours = next(m for m in found.methods if m.name == "jpu")
-    assert found.runs == ("s0", "s1") and not found.complete(ours) and "jpu" not in found.frontier
+    assert found.runs == ("s0", "s1") and not ours.complete and "jpu" not in found.frontier
     assert re.findall(r'<g class="(\w+)">', str(chart(found))) == ["short"]
     assert "Not all of them: jpu." in "\n".join(remarks(found))
