@@ -38,10 +38,23 @@ def read_rows(folder: Path = RESULTS) -> dict[str, Row]:
 
 
 def unwanted(plan: Plan, folder: Path = RESULTS) -> list[Path]:
-    """Files of runs that the plan does not ask for: of other settings, other code, or methods that are gone."""
+    """Files of runs that the plan does not ask for: of other settings, other code, or methods that are gone.
+
+    Final runs of a method whose setting is still to be chosen are not among them: it may be theirs.
+    """
     # By key: settings that have another number now, or another method's name, are the same run.
-    wanted = {place(run, folder).name.split(".")[-2] for run in plan.runs}
-    return [path for path in _files(folder) if path.name.split(".")[-2] not in wanted]
+    wanted = {_key(place(run, folder)) for run in plan.runs}
+
+    def may_be(path: Path) -> bool:
+        method, what = path.name.split(".")[:2]
+        return what.startswith("seed") and (method, path.parent.name) in plan.waiting
+
+    return [path for path in _files(folder) if _key(path) not in wanted and not may_be(path)]
+
+
+def _key(path: Path) -> str:
+    """What a file's name tells of its run's key."""
+    return path.name.split(".")[-2]
 
 
 def _files(folder: Path) -> Iterator[Path]:

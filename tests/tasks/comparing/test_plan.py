@@ -108,6 +108,18 @@ def test_settings_in_another_order_are_the_same_runs_and_the_same_one_is_taken()
     assert unwanted(found) == []
 
 
+def test_final_runs_stay_while_their_setting_is_chosen_again() -> None:
+    rows = {run.key: row(run, 0.2) for run in plan().trials}
+    final = next(run for run in plan(rows).finals if run.method == "sft")
+    keep(final, row(final, 0.2))
+    kept = keep(plan().trials[0], rows[plan().trials[0].key])
+    methods = copy.deepcopy(EXPERIMENTS["methods"])
+    methods["sft"]["tune"][0]["unlearning"]["learning_rate"] = 7e-3
+    methods["jpu"]["tune"][0]["unlearning"]["learning_rate"] = 7e-3
+    write_experiments(Path(), methods=methods)
+    assert unwanted(plan()) == [kept]
+
+
 def test_every_method_takes_as_many_steps_whatever_its_settings_say() -> None:
     assert {run.unlearning.steps for run in plan().trials} == {4}
 
