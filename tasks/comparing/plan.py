@@ -256,7 +256,8 @@ class Planner:
         self, method: str, subject: SubjectSpec, chosen: Changes
     ) -> tuple[MiningSettings, PathsSettings, UnlearningSettings]:
         """The sections of a method on a subject: the profile's, with the changes of each in turn."""
-        profile = self.settings.profiles[self.experiments.subjects[subject.name].profile]
+        on = self.experiments.subjects[subject.name]
+        profile = self.settings.profiles[on.profile]
         entry = self.experiments.methods[method]
         # An ablation is its model's settings as they were chosen, and then its own.
         model = self.experiments.methods[entry.tuned_as] if entry.tuned_as else entry
@@ -266,7 +267,9 @@ class Planner:
         paths = _layered(profile.paths, [layer.paths for layer in layers])
         unlearning = _layered(profile.unlearning, [layer.unlearning for layer in layers])
         # Every method takes as many steps.
-        unlearning["steps"] = self.experiments.subjects[subject.name].steps or self.experiments.budget.steps
+        unlearning["steps"] = on.steps or self.experiments.budget.steps
+        if on.rate != 1.0:
+            unlearning["learning_rate"] = float(f"{unlearning['learning_rate'] * on.rate:.12g}")
         return (
             checked(self.document, MiningSettings, mining, (*at, "mining")),
             checked(self.document, PathsSettings, paths, (*at, "paths")),

@@ -124,6 +124,13 @@ def test_every_method_takes_as_many_steps_whatever_its_settings_say() -> None:
     assert {run.unlearning.steps for run in plan().trials} == {4}
 
 
+def test_a_subject_scales_every_methods_learning_rate() -> None:
+    before = {run.name: run.unlearning.learning_rate for run in plan().trials}
+    write_experiments(Path(), **edited("subjects", "micro", "rate", value=0.1))
+    after = {run.name: run.unlearning.learning_rate for run in plan().trials}
+    assert after == {name: pytest.approx(rate / 10, rel=1e-12) for name, rate in before.items()}
+
+
 def test_regret_is_the_sum_and_the_first_of_equals_is_taken() -> None:
     one, two = plan().trials[:2]
     assert regret(row(one, 0.4, recall=0.8), 1.0) == pytest.approx(0.5)
@@ -179,6 +186,8 @@ ALL = {"original", "jpu", "sft"}
         (edited("budget", "steps", value=5), {"jpu", "sft"}),
         (edited("budget", "seconds", value=5.0), {"jpu", "sft"}),
         (edited("subjects", "micro", "steps", value=9), {"jpu", "sft"}),
+        (edited("subjects", "micro", "rate", value=0.1), {"jpu", "sft"}),
+        (edited("subjects", "micro", "rate", value=1.0), set()),
         (edited("tuning", "retain_pairs", value=5), {"jpu", "sft"}),
         (edited("evaluation", "after", "pairs", value=1), {"original"}),
         (edited("subjects", "micro", "seed", value=4), ALL),
