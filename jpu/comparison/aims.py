@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jpu.comparison.summary import GroupRecord, MethodRecord
+from jpu.comparison.records import GroupRecord, MethodRecord
 
 # Utility losses that differ by no more than this count as equal.
 EQUAL = 0.01

@@ -12,9 +12,10 @@ from jpu.card.markup import Child, Markup, figure, number, tag
 from jpu.card.numbers import Style
 from jpu.card.page.parts import Row, details, note, section, table
 from jpu.comparison.aims import aims
+from jpu.comparison.answers import ALPHA, verdict
 from jpu.comparison.pareto import KINDS, chart, kinds, points
-from jpu.comparison.summary import DifferenceRecord, GroupRecord, MethodRecord, MetricRecord, Summary
-from jpu.comparison.tables import ALPHA, GROUPS, HELD, differences_note, headline, remarks
+from jpu.comparison.records import DifferenceRecord, GroupRecord, MethodRecord, MetricRecord, Summary
+from jpu.comparison.tables import GROUPS, HELD, answered, answers_note, differences_note, headline, remarks
 
 _LESSONS = {
     "restricted": "fine-tuned on restricted pairs",
@@ -67,6 +68,8 @@ def _group(summary: Summary, group: GroupRecord, anchor: str) -> Markup:
             drawn,
             _key(group),
         ]
+    if group.answers:
+        parts += [tag("h3", "Questions"), note(answers_note()), _answers(group)]
     parts += _relearning(summary, group)
     for name, title in GROUPS.items():
         metrics = [m for m in group.metrics if m.group == name]
@@ -182,6 +185,23 @@ def _difference(key: str, found: DifferenceRecord | None, metric: MetricRecord) 
     told = f"p {found.p:.3g}, {found.adjusted:.3g} corrected; higher in {found.above} runs, lower in {found.below}"
     class_ = ("worse" if worse else "better") if mark == " **" else None
     return tag("span", shown, " ", interval, mark, class_=class_, title=told)
+
+
+def _answers(group: GroupRecord) -> Markup:
+    metrics = answered(group)
+    names = {m.key: m.words for m in metrics}
+    rows = []
+    for i, answer in enumerate(group.answers):
+        class_ = "same" if bool(answer.better) == bool(answer.worse) else "better" if answer.better else "worse"
+        key = f"{group.name}.answers.{i}"
+        cells: list[Child] = [
+            tag("span", verdict(answer, names), class_=class_),
+            number(f"{key}.runs", len(answer.runs), "count"),
+            *(_difference(f"{key}.{m.key}", answer.differences.get(m.key), m) for m in metrics),
+        ]
+        head = Markup(tag("span", answer.words) + tag("span", f"{answer.method} − {answer.against}", class_="sub"))
+        rows.append(Row(head, cells))
+    return table(f"Questions, {group.name}", ["Question", "Answer", "Runs", *names.values()], rows, text=1)
 
 
 def _aims(group: GroupRecord, reference: str) -> Markup:

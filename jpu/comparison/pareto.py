@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from jpu.card.markup import Child, Markup, join, tag
-from jpu.comparison.summary import GroupRecord, Kind, MethodRecord
+from jpu.comparison.records import GroupRecord, Kind, MethodRecord
 
 WIDTH, HEIGHT = 640, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 16, 48

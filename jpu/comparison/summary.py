@@ -1,146 +1,16 @@
-"""All rows as one record: means, paired differences to the reference, the frontier, and how far methods lie apart."""
+"""Rows as records: means, paired differences to the reference, the frontier, and how far methods lie apart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from jpu.card.figure import Figure
+from jpu.comparison.answers import Question, answers
 from jpu.comparison.metrics import UTILITY, WORST, Metric, metrics_of
+from jpu.comparison.records import DifferenceRecord, GroupRecord, Kind, MethodRecord, MetricRecord, SpreadRecord
 from jpu.comparison.rows import Row
 from jpu.comparison.statistics import Bootstrap, Samples, frontier, holm, spread
-
-VERSION: Literal[1] = 1
-Kind = Literal["original", "ours", "baseline", "control", "ablation"]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MetricRecord(_Record):
-    """A figure: its words, on which side it is better, how it is shown, the table that it is in, and its limit."""
-
-    key: str
-    words: str
-    better: Literal["low", "high", ""]
-    style: Literal["share", "number", "count", "seconds"]
-    group: Literal["attacks", "utility", "after", "cost"]
-    limit: float | None
-
-
-class DifferenceRecord(_Record):
-    """As `jpu.comparison.statistics.Difference`."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    p: float
-    adjusted: float
-    above: int
-    below: int
-    sign: float
-
-
-class SpreadRecord(_Record):
-    """As `jpu.comparison.statistics.Spread`."""
-
-    low: float
-    high: float
-    between: float
-    within: float | None
-    told_apart: float
-
-
-class MethodRecord(_Record):
-    """One method on one group of subjects.
-
-    Attributes:
-        name: Its name.
-        words: What it is.
-        kind: What it stands in the table for.
-        runs: Its runs.
-        complete: Whether it has every run of the group; a mean over fewer may be of easier subjects.
-        figures: Key → mean with its interval.
-        by_run: Key → one value for each run; None where it was not measured.
-        limited: Key → runs in which the limit stands for what was not reached.
-        differences: Key → method − reference.
-        curves: Lesson → (step, mean success of the template attack).
-    """
-
-    name: str
-    words: str
-    kind: Kind
-    runs: tuple[str, ...]
-    complete: bool
-    figures: dict[str, Figure]
-    by_run: dict[str, tuple[float | None, ...]]
-    limited: dict[str, int]
-    differences: dict[str, DifferenceRecord]
-    curves: dict[str, tuple[tuple[int, float], ...]]
-
-
-class GroupRecord(_Record):
-    """Subjects that are averaged over.
-
-    Attributes:
-        name: Their name.
-        runs: Runs that any method has: subject and seed.
-        metrics: The figures.
-        methods: In the order of the file.
-        spread: Key → how far it tells defended models apart.
-        frontier: Methods that no other one beats at once on the worst attack and on utility, of the complete ones.
-        mixed: Subjects whose rows are of different weights, trained on different machines.
-    """
-
-    name: str
-    runs: tuple[str, ...]
-    metrics: tuple[MetricRecord, ...]
-    methods: tuple[MethodRecord, ...]
-    spread: dict[str, SpreadRecord]
-    frontier: tuple[str, ...]
-    mixed: tuple[str, ...]
-
-
-class TrialRecord(_Record):
-    """One setting that was tried on a validation split."""
-
-    subject: str
-    method: str
-    trial: int
-    changes: dict[str, Any]
-    worst: float | None
-    utility: float | None
-    chosen: bool
-
-
-class Summary(_Record):
-    """Everything that is reported.
-
-    Attributes:
-        reference: The method that the others are compared with.
-        confidence: Coverage of the intervals.
-        resamples: Draws of the bootstrap.
-        groups: Groups of subjects.
-        trials: Every setting that was tried.
-        wanted: Runs that the file asks for, as far as they are known.
-        missing: Runs of those that are not there.
-        machines: Processors that runs were made on.
-    """
-
-    version: Literal[1] = VERSION
-    reference: str
-    confidence: float
-    resamples: int
-    groups: tuple[GroupRecord, ...]
-    trials: tuple[TrialRecord, ...]
-    wanted: int
-    missing: int
-    machines: tuple[str, ...]
 
 
 def summarise_group(
@@ -149,6 +19,7 @@ def summarise_group(
     methods: Mapping[str, tuple[str, Kind]],
     reference: str,
     bootstrap: Bootstrap,
+    questions: Sequence[Question] = (),
 ) -> GroupRecord:
     """One group of subjects.
 
@@ -158,6 +29,7 @@ def summarise_group(
         methods: Name → words and kind, in the order of the table.
         reference: The method that the others are compared with; it need not be there.
         bootstrap: Draws.
+        questions: Which are answered where both methods have a run.
     """
     every = [row for found in rows.values() for row in found.values()]
     runs = tuple(sorted({run for found in rows.values() for run in found}))
@@ -195,6 +67,7 @@ def summarise_group(
         spread={key: SpreadRecord(**asdict(found)) for key, found in spreads.items() if found is not None},
         frontier=tuple(frontier(points)),
         mixed=tuple(sorted(subject for subject, found in weights.items() if len(found) > 1)),
+        answers=tuple(answers(questions, metrics, samples, bootstrap)),
     )
 
 

@@ -10,7 +10,8 @@ from jpu.card.figure import Figure
 from jpu.card.markdown import table, text
 from jpu.card.numbers import MISSING, Style, lower, show
 from jpu.comparison.aims import aims
-from jpu.comparison.summary import DifferenceRecord, GroupRecord, MethodRecord, MetricRecord, Summary
+from jpu.comparison.answers import ALPHA, verdict
+from jpu.comparison.records import DifferenceRecord, GroupRecord, MethodRecord, MetricRecord, Summary
 
 GROUPS = {
     "attacks": "Attacks",
@@ -20,8 +21,6 @@ GROUPS = {
 }
 HELD = {True: "reached", False: "missed", None: "nobody to compare with"}
 CORRECTION = "Holm"
-# Below this, after the correction, a difference is called significant.
-ALPHA = 0.05
 _CSV = ["group", "method", "kind", "metric", "value", "low", "high", "runs", "limited"]
 _CSV += ["difference", "difference_low", "difference_high", "p", "p_holm", "above", "below", "p_sign"]
 
@@ -40,6 +39,8 @@ def markdown(summary: Summary) -> str:
         if any(method.differences for method in group.methods):
             parts += [f"### Difference to {text(summary.reference)}", text(differences_note(summary))]
             parts.append(differences_table(group, compared))
+        if group.answers:
+            parts += ["### Questions", text(answers_note()), answers_table(group)]
         if aims(group, summary.reference):
             parts += [
                 f"### What {text(summary.reference)} has to show, by its means",
@@ -126,6 +127,37 @@ def difference(found: DifferenceRecord | None, metric: MetricRecord) -> str:
     style: Style = "points" if metric.style == "share" else "signed"
     mark = " **" if found.adjusted < ALPHA else " *" if found.p < ALPHA else ""
     return f"{show(found.value, style)} ({show(found.low, style)} to {show(found.high, style)}){mark}"
+
+
+def answers_note() -> str:
+    """How the answers are to be read."""
+    return (
+        "The first method − the second, on the runs that both have, with the interval of the paired bootstrap. The "
+        f"answer is said of figures with p < {ALPHA} after {CORRECTION}'s correction over those of the question (**); "
+        "“not shown” is no proof of equality: the intervals say what is still possible."
+    )
+
+
+def answered(group: GroupRecord) -> list[MetricRecord]:
+    """The figures that questions are answered by."""
+    return [m for m in group.metrics if any(m.key in answer.differences for answer in group.answers)]
+
+
+def answers_table(group: GroupRecord) -> str:
+    """Questions down, differences across."""
+    metrics = answered(group)
+    names = {m.key: m.words for m in metrics}
+    rows = [
+        [
+            text(answer.words),
+            text(f"{answer.method} − {answer.against}"),
+            str(len(answer.runs)),
+            text(verdict(answer, names)),
+            *(text(difference(answer.differences.get(m.key), m)) for m in metrics),
+        ]
+        for answer in group.answers
+    ]
+    return table(["question", "methods", "runs", "answer", *names.values()], rows)
 
 
 def aims_table(group: GroupRecord, reference: str) -> str:

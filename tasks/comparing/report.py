@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from jpu.comparison.answers import Question
 from jpu.comparison.metrics import UTILITY, WORST
 from jpu.comparison.page import render
 from jpu.comparison.pareto import chart
+from jpu.comparison.records import GroupRecord, Summary, TrialRecord
 from jpu.comparison.rows import Row
 from jpu.comparison.statistics import Bootstrap, point
-from jpu.comparison.summary import GroupRecord, Summary, TrialRecord, summarise_group
+from jpu.comparison.summary import summarise_group
 from jpu.comparison.tables import as_csv, markdown
 from jpu.files import atomic_folder, write_json, write_text
 from tasks.comparing.choice import choose
@@ -30,6 +32,7 @@ def summarise(plan: Plan, rows: Mapping[str, Row]) -> Summary:
     """
     report = plan.experiments.report
     bootstrap = Bootstrap(report.resamples, report.confidence)
+    questions = [Question(asked.words, asked.method, asked.against) for asked in report.questions]
     methods = {name: (entry.words, entry.kind) for name, entry in plan.experiments.methods.items()}
     groups: dict[str, dict[str, dict[str, Row]]] = {}
     several = len(plan.experiments.seeds) > 1
@@ -43,7 +46,8 @@ def summarise(plan: Plan, rows: Mapping[str, Row]) -> Summary:
         confidence=report.confidence,
         resamples=report.resamples,
         groups=tuple(
-            summarise_group(name, found, methods, report.reference, bootstrap) for name, found in groups.items()
+            summarise_group(name, found, methods, report.reference, bootstrap, questions)
+            for name, found in groups.items()
         ),
         trials=tuple(_trials(plan, rows)),
         # A run whose settings are not chosen yet is wanted all the same.

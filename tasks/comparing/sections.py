@@ -56,10 +56,19 @@ class EvaluationSection(Section):
     after: AfterSection
 
 
+class QuestionSection(Section):
+    """Whether one method does better than another: what is asked, in words."""
+
+    words: Annotated[str, Field(min_length=1)]
+    method: str
+    against: str
+
+
 class ReportSection(Section):
-    """How intervals are made, and which method the others are compared with."""
+    """How intervals are made, which method the others are compared with, and what is asked of the rows."""
 
     reference: str
+    questions: tuple[QuestionSection, ...] = ()
     resamples: Annotated[int, Field(ge=100)]
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
 
@@ -134,6 +143,10 @@ class Experiments(Section):
                 raise wrong(f"there is no subject {entry.tuned_on!r}", "subjects", name, "tuned_on")
         if self.report.reference not in self.methods:
             raise wrong(f"there is no method {self.report.reference!r}", "report", "reference")
+        for asked in self.report.questions:
+            for name in (asked.method, asked.against):
+                if name not in self.methods:
+                    raise wrong(f"{asked.words!r} names {name!r}, which is no method", "report", "questions")
         return self
 
     @model_validator(mode="after")

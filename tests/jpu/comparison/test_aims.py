@@ -4,7 +4,7 @@ import pytest
 
 from jpu.card.figure import Figure
 from jpu.comparison.aims import aims
-from jpu.comparison.summary import GroupRecord, Kind, MethodRecord
+from jpu.comparison.records import GroupRecord, Kind, MethodRecord
 
 
 def method(name: str, kind: Kind, worst: float, loss: float, steps: float = 4.0, prefill: float = 0.5) -> MethodRecord:

@@ -10,12 +10,14 @@ from xml.etree import ElementTree
 import pytest
 
 from jpu.card.numbers import exact
+from jpu.comparison.answers import Question, verdict
 from jpu.comparison.metrics import RECALLS
 from jpu.comparison.page import render
 from jpu.comparison.pareto import chart, points
+from jpu.comparison.records import Kind, Summary, TrialRecord
 from jpu.comparison.rows import Cost, Outcome, Row
 from jpu.comparison.statistics import Bootstrap
-from jpu.comparison.summary import Kind, Summary, TrialRecord, summarise_group
+from jpu.comparison.summary import summarise_group
 from jpu.comparison.tables import as_csv, markdown, remarks
 
 METHODS: dict[str, tuple[str, Kind]] = {
@@ -31,6 +33,13 @@ SHARES = {
     "npo": ((0.3, 0.4), (0.9, 0.9), (4.0, 6.0)),
     "random": ((0.3, 0.2), (0.8, 0.8), (4.0, 4.0)),
 }
+
+QUESTIONS = (
+    Question("Is it better than NPO?", "jpu", "npo"),
+    Question("And NPO?", "npo", "jpu"),
+    Question("Is a random path any good?", "random", "npo"),
+    Question("Of whom there is no run?", "jpu", "dpo"),
+)
 
 
 def row(method: str, run: int, weights: str = "w") -> Row:
@@ -76,7 +85,7 @@ def summary() -> Summary:
         reference="jpu",
         confidence=0.95,
         resamples=300,
-        groups=(summarise_group("sandbox", rows, METHODS, "jpu", Bootstrap(300)),),
+        groups=(summarise_group("sandbox", rows, METHODS, "jpu", Bootstrap(300), QUESTIONS),),
         trials=(trial,),
         wanted=9,
         missing=1,
@@ -141,6 +150,28 @@ def test_the_page_holds_every_mean_with_its_exact_value(summary: Summary) -> Non
     assert "8 of 9 runs. 1 are missing" in page
     assert "<optimisation>" not in page and "&lt;optimisation&gt;" in page
     assert not re.search(r"<script|https?://(?!arxiv)", page.replace("http://www.w3.org/2000/svg", ""))
+
+
+def test_questions_are_answered_by_what_is_more_than_chance(summary: Summary) -> None:
+    (group,) = summary.groups
+    ours, theirs, chance = group.answers
+    words = {m.key: m.words for m in group.metrics}
+    assert ours.runs == ("s0", "s1") and set(ours.differences) == {"asr_worst", "asr_prefill", "utility_loss"}
+    difference = ours.differences["asr_worst"]
+    assert difference.value == pytest.approx(-0.2)
+    # Three figures of this question, each certain in itself: the least p is taken three times.
+    assert difference.p == pytest.approx(2 / 301) and difference.adjusted == pytest.approx(6 / 301)
+    assert ours.better == ("asr_worst", "asr_prefill", "utility_loss") and ours.worse == ()
+    assert verdict(ours, words) == "yes: better on worst attack, prefill, utility loss"
+    assert (theirs.better, theirs.worse) == ((), ours.better)
+    assert verdict(theirs, words) == "no: worse on worst attack, prefill, utility loss"
+    # 30 against 30 % and 20 against 40: higher in none, and chance; a utility loss of 16 against 8 % is none.
+    assert verdict(chance, words) == "no: worse on utility loss"
+    both = ours.model_copy(update={"worse": ("asr_prefill",), "better": ("asr_worst",)})
+    assert verdict(both, words) == "in part: better on worst attack; worse on prefill"
+    assert verdict(ours.model_copy(update={"better": ()}), words) == "not shown"
+    for shown in (markdown(summary), render(summary)):
+        assert "Is it better than NPO?" in shown and "Of whom" not in shown
 
 
 def test_the_csv_has_a_line_for_each_figure(summary: Summary) -> None:

@@ -301,6 +301,11 @@ def refused(**changes: Any) -> SettingsError:
         (edited("subjects", "micro", "profile", value="m"), "subjects.micro.profile", "no profile 'm'"),
         (edited("subjects", "micro", "data", value={"limit": 3}), "subjects.micro.data.limit", "unknown key"),
         (edited("report", "reference", value="best"), "report.reference", "no method 'best'"),
+        (
+            edited("report", "questions", value=[{"words": "Is it?", "method": "jpu", "against": "best"}]),
+            "report.questions",
+            "'Is it?' names 'best', which is no method",
+        ),
         (edited("tuning", "attacks", value={}), "tuning.attacks", "at least 1"),
     ],
 )
