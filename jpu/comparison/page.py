@@ -201,7 +201,8 @@ def _answers(group: GroupRecord) -> Markup:
         ]
         head = Markup(tag("span", answer.words) + tag("span", f"{answer.method} − {answer.against}", class_="sub"))
         rows.append(Row(head, cells))
-    return table(f"Questions, {group.name}", ["Question", "Answer", "Runs", *names.values()], rows, text=1)
+    heads = ["Question", "Answer", "Runs", *names.values()]
+    return table(f"Questions, {group.name}", heads, rows, class_="questions", text=1)
 
 
 def _aims(group: GroupRecord, reference: str) -> Markup:
