@@ -8,11 +8,11 @@ correction over the figures of one question.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from jpu.comparison.metrics import Metric
-from jpu.comparison.records import AnswerRecord, DifferenceRecord
-from jpu.comparison.statistics import Bootstrap, Samples, holm
+from jpu.comparison.records import AnswerRecord
+from jpu.comparison.statistics import Bootstrap, Difference, Samples, corrected
 
 # Below this, after the correction, a difference is called significant.
 ALPHA = 0.05
@@ -45,28 +45,24 @@ def answers(
     """
     asked = [metric for metric in metrics if metric.key in FIGURES]
     for question in questions:
-        found = {}
-        for metric in asked:
-            ours, theirs = (samples[metric.key].get(name) for name in (question.method, question.against))
-            difference = bootstrap.difference(ours, theirs) if ours is not None and theirs is not None else None
-            if difference is not None and ours is not None and theirs is not None:
-                found[metric.key] = difference
-        if not found:
-            continue
-        first = samples[next(iter(found))]
-        other = first[question.against].runs
-        adjusted = holm({key: difference.p for key, difference in found.items()})
-        clear = {m.key: found[m.key].value for m in asked if m.key in found and adjusted[m.key] < ALPHA}
-        ahead = {m.key: (clear[m.key] < 0) == (m.better == "low") for m in asked if m.key in clear}
-        yield AnswerRecord(
-            words=question.words,
-            method=question.method,
-            against=question.against,
-            runs=tuple(run for run in first[question.method].runs if run in other),
-            differences={k: DifferenceRecord(**asdict(d) | {"adjusted": adjusted[k]}) for k, d in found.items()},
-            better=tuple(key for key, better in ahead.items() if better),
-            worse=tuple(key for key, better in ahead.items() if not better),
-        )
+        found = corrected({m.key: _difference(samples[m.key], question, bootstrap) for m in asked})
+        if found:
+            clear = [m for m in asked if m.key in found and found[m.key].adjusted < ALPHA]
+            ahead = {m.key: (found[m.key].value < 0) == (m.better == "low") for m in clear}
+            yield AnswerRecord(
+                words=question.words,
+                method=question.method,
+                against=question.against,
+                runs=max(difference.n for difference in found.values()),
+                differences=found,
+                better=tuple(key for key, better in ahead.items() if better),
+                worse=tuple(key for key, better in ahead.items() if not better),
+            )
+
+
+def _difference(samples: Mapping[str, Samples], question: Question, bootstrap: Bootstrap) -> Difference | None:
+    ours, theirs = samples.get(question.method), samples.get(question.against)
+    return None if ours is None or theirs is None else bootstrap.difference(ours, theirs)
 
 
 def verdict(answer: AnswerRecord, words: Mapping[str, str]) -> str:

@@ -14,7 +14,8 @@ from jpu.card.page.parts import Row, details, note, section, table
 from jpu.comparison.aims import aims
 from jpu.comparison.answers import ALPHA, verdict
 from jpu.comparison.pareto import KINDS, chart, kinds, points
-from jpu.comparison.records import DifferenceRecord, GroupRecord, MethodRecord, MetricRecord, Summary
+from jpu.comparison.records import GroupRecord, MethodRecord, MetricRecord, Summary
+from jpu.comparison.statistics import Difference
 from jpu.comparison.tables import GROUPS, HELD, answered, answers_note, differences_note, headline, remarks
 
 _LESSONS = {
@@ -166,7 +167,7 @@ def _differences(group: GroupRecord, metrics: Sequence[MetricRecord]) -> Markup:
     return table(f"Differences, {group.name}", ["Method", *(m.words for m in metrics)], rows)
 
 
-def _difference(key: str, found: DifferenceRecord | None, metric: MetricRecord) -> Markup:
+def _difference(key: str, found: Difference | None, metric: MetricRecord) -> Markup:
     if found is None:
         return number(None, None)
     style: Style = "points" if metric.style == "share" else "signed"
@@ -196,7 +197,7 @@ def _answers(group: GroupRecord) -> Markup:
         key = f"{group.name}.answers.{i}"
         cells: list[Child] = [
             tag("span", verdict(answer, names), class_=class_),
-            number(f"{key}.runs", len(answer.runs), "count"),
+            number(f"{key}.runs", answer.runs, "count"),
             *(_difference(f"{key}.{m.key}", answer.differences.get(m.key), m) for m in metrics),
         ]
         head = Markup(tag("span", answer.words) + tag("span", f"{answer.method} − {answer.against}", class_="sub"))

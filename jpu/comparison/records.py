@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from jpu.card.figure import Figure
+from jpu.comparison.statistics import Difference, Spread
 
 VERSION: Literal[1] = 1
 Kind = Literal["original", "ours", "baseline", "control", "ablation"]
@@ -25,30 +26,6 @@ class MetricRecord(_Record):
     style: Literal["share", "number", "count", "seconds"]
     group: Literal["attacks", "utility", "after", "cost"]
     limit: float | None
-
-
-class DifferenceRecord(_Record):
-    """As `jpu.comparison.statistics.Difference`."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    p: float
-    adjusted: float
-    above: int
-    below: int
-    sign: float
-
-
-class SpreadRecord(_Record):
-    """As `jpu.comparison.statistics.Spread`."""
-
-    low: float
-    high: float
-    between: float
-    within: float | None
-    told_apart: float
 
 
 class MethodRecord(_Record):
@@ -75,7 +52,7 @@ class MethodRecord(_Record):
     figures: dict[str, Figure]
     by_run: dict[str, tuple[float | None, ...]]
     limited: dict[str, int]
-    differences: dict[str, DifferenceRecord]
+    differences: dict[str, Difference]
     curves: dict[str, tuple[tuple[int, float], ...]]
 
 
@@ -86,7 +63,7 @@ class AnswerRecord(_Record):
         words: The question.
         method: The method.
         against: The other one.
-        runs: Runs that both have.
+        runs: How many both have.
         differences: Key → method − the other one, corrected over the figures of this question.
         better: Figures on which the method is ahead by more than chance.
         worse: … behind.
@@ -95,8 +72,8 @@ class AnswerRecord(_Record):
     words: str
     method: str
     against: str
-    runs: tuple[str, ...]
-    differences: dict[str, DifferenceRecord]
+    runs: int
+    differences: dict[str, Difference]
     better: tuple[str, ...]
     worse: tuple[str, ...]
 
@@ -119,7 +96,7 @@ class GroupRecord(_Record):
     runs: tuple[str, ...]
     metrics: tuple[MetricRecord, ...]
     methods: tuple[MethodRecord, ...]
-    spread: dict[str, SpreadRecord]
+    spread: dict[str, Spread]
     frontier: tuple[str, ...]
     mixed: tuple[str, ...]
     answers: tuple[AnswerRecord, ...] = ()

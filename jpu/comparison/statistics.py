@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Difference:
         high: Upper end.
         n: Runs.
         p: Two-sided: of the bootstrap, or of the paired t-test for a number.
-        adjusted: p after Holm's correction over the methods; p itself until it is made.
+        adjusted: p after Holm's correction (`corrected`); p itself until it is made.
         above: Runs in which the method's figure is the higher one.
         below: … the lower one.
         sign: Two-sided p of the sign test on the runs: with five it cannot be below 0.06.
@@ -257,6 +257,13 @@ def holm(values: Mapping[str, float]) -> dict[str, float]:
         so_far = max(so_far, min(1.0, (len(order) - i) * values[name]))
         adjusted[name] = so_far
     return {name: adjusted[name] for name in values}
+
+
+def corrected(found: Mapping[str, Difference | None]) -> dict[str, Difference]:
+    """The differences that there are, with Holm's correction over them."""
+    known = {name: difference for name, difference in found.items() if difference is not None}
+    adjusted = holm({name: difference.p for name, difference in known.items()})
+    return {name: replace(difference, adjusted=adjusted[name]) for name, difference in known.items()}
 
 
 @dataclass(frozen=True)

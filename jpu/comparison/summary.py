@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from jpu.card.figure import Figure
 from jpu.comparison.answers import Question, answers
 from jpu.comparison.metrics import UTILITY, WORST, Metric, metrics_of
-from jpu.comparison.records import DifferenceRecord, GroupRecord, Kind, MethodRecord, MetricRecord, SpreadRecord
+from jpu.comparison.records import GroupRecord, Kind, MethodRecord, MetricRecord
 from jpu.comparison.rows import Row
-from jpu.comparison.statistics import Bootstrap, Samples, frontier, holm, spread
+from jpu.comparison.statistics import Bootstrap, Difference, Samples, corrected, frontier, spread
 
 
 def summarise_group(
@@ -64,25 +63,24 @@ def summarise_group(
             for method in methods
             if rows.get(method)
         ),
-        spread={key: SpreadRecord(**asdict(found)) for key, found in spreads.items() if found is not None},
+        spread={key: found for key, found in spreads.items() if found is not None},
         frontier=tuple(frontier(points)),
         mixed=tuple(sorted(subject for subject, found in weights.items() if len(found) > 1)),
         answers=tuple(answers(questions, metrics, samples, bootstrap)),
     )
 
 
-def _differences(samples: Mapping[str, Samples], reference: str, bootstrap: Bootstrap) -> dict[str, DifferenceRecord]:
+def _differences(samples: Mapping[str, Samples], reference: str, bootstrap: Bootstrap) -> dict[str, Difference]:
     """Method → its difference to the reference, with Holm's correction over the methods."""
     if reference not in samples:
         return {}
-    found = {
-        method: bootstrap.difference(ours, samples[reference])
-        for method, ours in samples.items()
-        if method != reference
-    }
-    known = {method: d for method, d in found.items() if d is not None}
-    adjusted = holm({method: d.p for method, d in known.items()})
-    return {method: DifferenceRecord(**asdict(d) | {"adjusted": adjusted[method]}) for method, d in known.items()}
+    return corrected(
+        {
+            method: bootstrap.difference(ours, samples[reference])
+            for method, ours in samples.items()
+            if method != reference
+        }
+    )
 
 
 def _method(
@@ -93,7 +91,7 @@ def _method(
     complete: bool,
     metrics: Sequence[Metric],
     samples: Mapping[str, Mapping[str, Samples]],
-    differences: Mapping[str, Mapping[str, DifferenceRecord]],
+    differences: Mapping[str, Mapping[str, Difference]],
     bootstrap: Bootstrap,
 ) -> MethodRecord:
     figures: dict[str, Figure] = {}

@@ -11,7 +11,8 @@ from jpu.card.markdown import table, text
 from jpu.card.numbers import MISSING, Style, lower, show
 from jpu.comparison.aims import aims
 from jpu.comparison.answers import ALPHA, verdict
-from jpu.comparison.records import DifferenceRecord, GroupRecord, MethodRecord, MetricRecord, Summary
+from jpu.comparison.records import GroupRecord, MethodRecord, MetricRecord, Summary
+from jpu.comparison.statistics import Difference
 
 GROUPS = {
     "attacks": "Attacks",
@@ -120,7 +121,7 @@ def differences_table(group: GroupRecord, metrics: Sequence[MetricRecord]) -> st
     return table(["method", *(text(m.words) for m in metrics)], rows)
 
 
-def difference(found: DifferenceRecord | None, metric: MetricRecord) -> str:
+def difference(found: Difference | None, metric: MetricRecord) -> str:
     """A difference with its interval and mark."""
     if found is None:
         return MISSING
@@ -151,7 +152,7 @@ def answers_table(group: GroupRecord) -> str:
         [
             text(answer.words),
             text(f"{answer.method} − {answer.against}"),
-            str(len(answer.runs)),
+            str(answer.runs),
             text(verdict(answer, names)),
             *(text(difference(answer.differences.get(m.key), m)) for m in metrics),
         ]
