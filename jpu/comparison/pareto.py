@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -88,9 +88,12 @@ def chart(group: GroupRecord, *, standalone: bool = False) -> Markup:
     line = [place(p.x, p.y) for name in group.frontier for p in marks if p.method.name == name]
     if len(line) > 1:
         parts.append(tag("path", d="M" + "L".join(f"{x:g} {y:g}" for x, y in line), class_="frontier"))
-    parts += [_mark(p, *place(p.x, p.y), group) for p in marks if p.method.kind != "ours"]
-    # On top of the others.
-    parts += [join(_whiskers(p, place), _mark(p, *place(p.x, p.y), group)) for p in marks if p.method.kind == "ours"]
+    labels = _labels(group, marks, place)
+    # The reference lies on top of the others.
+    for p in sorted(marks, key=lambda p: p.method.kind == "ours"):
+        if p.method.kind == "ours":
+            parts.append(_whiskers(p, place))
+        parts.append(_mark(p, *place(p.x, p.y), labels.get(p.number), group))
     size = {"viewBox": f"0 0 {WIDTH} {HEIGHT}"}
     if standalone:
         return tag("svg", *parts, xmlns="http://www.w3.org/2000/svg", role="img", **size)
@@ -116,13 +119,39 @@ def kinds(group: GroupRecord) -> Markup:
     return tag("ul", *items, class_="legend")
 
 
-def _mark(point: Point, x: float, y: float, group: GroupRecord) -> Markup:
+def _labels(
+    group: GroupRecord, marks: Sequence[Point], place: Callable[[float, float], tuple[float, float]]
+) -> dict[int, tuple[float, float]]:
+    """Where the numbers stand: beside their marks, over no mark and no other number as far as there is room.
+
+    A dozen ablations lie in one place: those on the frontier are numbered, the others tell when pointed at.
+    """
+    at = {p.number: place(p.x, p.y) for p in marks}
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in at.values()]
+    found: dict[int, tuple[float, float]] = {}
+    for p in marks:
+        if p.method.kind == "ablation" and p.method.name not in group.frontier:
+            continue
+        x, y = at[p.number]
+        width = 6.5 * len(str(p.number))
+        tried = [(x + dx if dx > 0 else x + dx - width, y + dy) for dy in (-5, 14, 4, -16, 24) for dx in (8, -8)]
+        spots = [(a, b, (a, b - 9, a + width, b)) for a, b in tried if b > _TOP - 6 and _LEFT < a < WIDTH - width]
+        free = [spot for spot in spots if not any(_overlap(spot[2], box) for box in taken)]
+        a, b, box = (free or spots)[0]
+        taken.append(box)
+        found[p.number] = (round(a, 2), round(b, 2))
+    return found
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _mark(point: Point, x: float, y: float, at: tuple[float, float] | None, group: GroupRecord) -> Markup:
     method = point.method
     runs = "" if method.complete else f" ({len(method.runs)} of {len(group.runs)} runs)"
     told = f"{point.number} {method.name}: {method.words}; {_percent(point.y)} at {_percent(point.x)}{runs}"
-    # A dozen ablations lie in one place: those on the frontier are numbered, the others tell when pointed at.
-    numbered = method.kind != "ablation" or method.name in group.frontier
-    label = tag("text", str(point.number), x=round(x + 7, 2), y=round(y - 5, 2), class_="label") if numbered else None
+    label = None if at is None else tag("text", str(point.number), x=at[0], y=at[1], class_="label")
     class_ = None if method.complete else "short"
     return tag("g", tag("title", told), _shape(method.kind, x, y), label, class_=class_)
 

@@ -206,6 +206,17 @@ def test_the_plot_has_a_mark_for_each_method_where_it_belongs(summary: Summary) 
     assert float(rect.attrib["y"]) + 4.5 > float(circle.attrib["cy"])
 
 
+def test_numbers_of_methods_in_one_place_do_not_lie_on_each_other() -> None:
+    methods: dict[str, tuple[str, Kind]] = {name: (name, "baseline") for name in ("jpu", "a", "b", "c", "d")}
+    found = summarise_group("g", {m: {"s0": row("jpu", 0)} for m in methods}, methods, "jpu", Bootstrap(50))
+    svg = ElementTree.fromstring(chart(found, standalone=True))
+    labels = svg.findall(".//{http://www.w3.org/2000/svg}text[@class='label']")
+    places = [(float(label.attrib["x"]), float(label.attrib["y"])) for label in labels]
+    assert sorted(str(label.text) for label in labels) == ["1", "2", "3", "4", "5"]
+    pairs = [(one, other) for i, one in enumerate(places) for other in places[:i]]
+    assert all(abs(a - c) >= 6.5 or abs(b - d) >= 9 for (a, b), (c, d) in pairs)
+
+
 def test_nothing_measured_is_an_empty_report() -> None:
     empty = Summary(
         reference="jpu", confidence=0.95, resamples=100, groups=(), trials=(), wanted=3, missing=3, machines=()
