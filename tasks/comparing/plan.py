@@ -286,6 +286,7 @@ class Planner:
         mining, paths, unlearning = self._sections(method, subject, chosen)
         measured = experiments.tuning if kind == "trial" else experiments.evaluation
         seed = experiments.seeds[0] if seed is None else seed
+        seconds = experiments.subjects[subject.name].seconds or experiments.budget.seconds
         decides: dict[str, Any] = {
             "kind": kind,
             "subject": subject.key,
@@ -301,7 +302,7 @@ class Planner:
             decides["mining"] = mining.model_dump(mode="json")
             decides["paths"] = paths.model_dump(mode="json") if path else None
             decides["unlearning"] = unlearning.model_dump(mode="json", exclude=set() if ours else _JPU_SETTINGS)
-            decides["seconds"] = experiments.budget.seconds
+            decides["seconds"] = seconds
             named.append(file_of("jpu/unlearning/defences", unlearning.defence.name))
         decides["code"] = code_digest(_RUN_CODE, named=named, without=without)
         return Run(
@@ -314,7 +315,7 @@ class Planner:
             mining,
             paths,
             unlearning,
-            experiments.budget.seconds,
+            seconds,
             measured.attacks,
             measured,
             experiments.evaluation.max_new_tokens,

@@ -85,9 +85,10 @@ class WorldSection(Section):
 class SubjectEntry(Section):
     """A subject: a profile of params.yaml with changes.
 
-    `steps`, where every method takes another number of them on it; `rate`, what every learning rate is multiplied by:
-    a model of another size wants rates of another size, the same grid for all. `tuned_on` names the subject on whose
-    validation split settings for this one are chosen; a subject that is only tuned on is `measured: false`.
+    `steps` and `seconds`, where every method may spend another number of them on it; `rate`, what every learning rate
+    is multiplied by: a model of another size wants rates of another size, the same grid for all. `tuned_on` names the
+    subject on whose validation split settings for this one are chosen; a subject that is only tuned on is
+    `measured: false`.
     """
 
     group: Name
@@ -96,6 +97,7 @@ class SubjectEntry(Section):
     tuned_on: Name
     measured: bool = True
     steps: Count | None = None
+    seconds: Positive | None = None
     rate: Positive = 1.0
     world: WorldSection = WorldSection()
     data: dict[str, Any] = Field(default_factory=dict)

@@ -124,6 +124,11 @@ def test_every_method_takes_as_many_steps_whatever_its_settings_say() -> None:
     assert {run.unlearning.steps for run in plan().trials} == {4}
 
 
+def test_a_subject_may_have_another_budget_of_seconds() -> None:
+    write_experiments(Path(), **edited("subjects", "micro", "seconds", value=7.0))
+    assert {run.seconds for run in plan().trials} == {7.0}
+
+
 def test_a_subject_scales_every_methods_learning_rate() -> None:
     before = {run.name: run.unlearning.learning_rate for run in plan().trials}
     write_experiments(Path(), **edited("subjects", "micro", "rate", value=0.1))
@@ -186,6 +191,7 @@ ALL = {"original", "jpu", "sft"}
         (edited("budget", "steps", value=5), {"jpu", "sft"}),
         (edited("budget", "seconds", value=5.0), {"jpu", "sft"}),
         (edited("subjects", "micro", "steps", value=9), {"jpu", "sft"}),
+        (edited("subjects", "micro", "seconds", value=5.0), {"jpu", "sft"}),
         (edited("subjects", "micro", "rate", value=0.1), {"jpu", "sft"}),
         (edited("subjects", "micro", "rate", value=1.0), set()),
         (edited("tuning", "retain_pairs", value=5), {"jpu", "sft"}),
