@@ -17,7 +17,8 @@ from tasks.comparing.workers import Job, Pool, in_this_process
 
 Say = Callable[[str], None]
 # What is run first: a comparison that is stopped half-way has all its rivals, and not one subject with all ablations.
-_PHASES = ("trial", "final", "ablation")
+# Learning rates are tried with the settings that the trials before have chosen.
+_PHASES = ("trial", "trial", "final", "ablation")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Request:
         if run.kind == "trial":
             methods = self.methods or plan.experiments.methods
             tuned = {plan.experiments.methods[name].tuned_as or name for name in methods}
-            on = {plan.subjects[name].tuned_on for name in self.subjects or plan.subjects}
+            asked = self.subjects or plan.subjects
+            on = {plan.subjects[name].tuned_on for name in asked}
+            on |= {name for name in asked if plan.experiments.subjects[name].rates}
             return run.method in tuned and run.subject.name in on
         return self.names(run.method, run.subject.name)
 
@@ -138,6 +141,7 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
             kinds = plan.experiments.methods
             wanted = [run for run in plan.runs if request.wants(run, plan) and run.key not in done.rows]
             wanted = [run for run in wanted if phase == _phase(run.kind, kinds[run.method].kind)]
+            wanted = [run for run in wanted if run.name not in done.failed]
             spent = list(dict.fromkeys(run.subject.name for run in wanted))
             # A subject that cannot be made is tried once.
             new = [Job(plan.subjects[name]) for name in spent if not plan.subjects[name].made]

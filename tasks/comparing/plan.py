@@ -1,14 +1,14 @@
 """The runs that a file of experiments asks for, each with all that decides it and the key that it is found by.
 
 The settings of a final run are chosen among the trials of its method, so the finals of a method are only known when
-its trials are done.
+its trials are done; where a subject has learning rates to try, these come between.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -85,7 +85,9 @@ class Run:
         method: Name of the method.
         original: Whether the subject is measured as it is.
         seed: Of the defence.
-        trial: Number of the setting.
+        trial: Number of the trial; of a final run, that of the setting.
+        setting: Place of the setting among those that the method tries.
+        rate: What the setting's learning rate is multiplied by.
         mining: Section `mining`.
         paths: Section `paths`.
         unlearning: Section `unlearning`.
@@ -102,6 +104,8 @@ class Run:
     original: bool
     seed: int
     trial: int
+    setting: int
+    rate: float
     mining: MiningSettings
     paths: PathsSettings
     unlearning: UnlearningSettings
@@ -197,10 +201,20 @@ class Planner:
             entry = self.experiments.methods[method]
             tried = [self._run("trial", method, self.subjects[tuning], n) for n in range(len(entry.tune))]
             trials += tried
-            known = [rows[run.key] for run in tried if run.key in rows]
-            if len(known) == len(tried):
-                tuned[method, tuning] = choose(known, self.experiments.tuning.utility_weight)
+            if (best := self._best(tried, rows)) is not None:
+                tuned[method, tuning] = best
+        scaled: dict[tuple[str, str], float] = {}
+        for method, name in self._scalings():
+            subject, rates = self.subjects[name], self.experiments.subjects[name].rates
+            setting = tuned.get((method, subject.tuned_on))
+            if setting is None:
+                continue
+            tried = [self._run("trial", method, subject, setting, trial=n, rate=rate) for n, rate in enumerate(rates)]
+            trials += tried
+            if (best := self._best(tried, rows)) is not None:
+                scaled[method, name] = rates[best]
         for subject in self.subjects.values():
+            rates = self.experiments.subjects[subject.name].rates
             if not subject.measured:
                 continue
             for method, entry in self.experiments.methods.items():
@@ -209,23 +223,42 @@ class Planner:
                 source = entry.tuned_as or method
                 if entry.kind == "original":
                     finals.append(self._run("final", method, subject, 0))
-                elif (source, subject.tuned_on) in tuned:
-                    trial = tuned[source, subject.tuned_on]
-                    finals += [self._run("final", method, subject, trial, seed) for seed in self.experiments.seeds]
+                elif (source, subject.tuned_on) in tuned and (not rates or (source, subject.name) in scaled):
+                    setting, rate = tuned[source, subject.tuned_on], scaled.get((source, subject.name), 1.0)
+                    finals += [
+                        self._run("final", method, subject, setting, rate=rate, seed=seed)
+                        for seed in self.experiments.seeds
+                    ]
                 else:
                     waiting.append((method, subject.name))
         return Plan(self.experiments, self.subjects, trials, finals, waiting)
 
+    def _best(self, tried: Sequence[Run], rows: Mapping[str, Row]) -> int | None:
+        """Which of some trials is the best, once all are there."""
+        known = [rows[run.key] for run in tried if run.key in rows]
+        return choose(known, self.experiments.tuning.utility_weight) if len(known) == len(tried) else None
+
     def _tunings(self) -> list[tuple[str, str]]:
         """Each method that tries settings, and each subject that it tries them on."""
-        found: dict[tuple[str, str], None] = {}
+        return self._sorted((method, subject.tuned_on) for method, subject in self._tuned())
+
+    def _scalings(self) -> list[tuple[str, str]]:
+        """Each method that tries learning rates, and each subject that it tries them on."""
+        subjects = self.experiments.subjects
+        return self._sorted((method, s.name) for method, s in self._tuned() if subjects[s.name].rates)
+
+    def _tuned(self) -> Iterator[tuple[str, SubjectSpec]]:
+        """Whose settings every measured subject takes."""
         for subject in self.subjects.values():
             for method, entry in self.experiments.methods.items():
                 wanted = not entry.groups or subject.group in entry.groups
                 if subject.measured and wanted and entry.kind != "original":
-                    found[entry.tuned_as or method, subject.tuned_on] = None
-        names = list(self.experiments.methods)
-        return sorted(found, key=lambda pair: (list(self.subjects).index(pair[1]), names.index(pair[0])))
+                    yield entry.tuned_as or method, subject
+
+    def _sorted(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Pairs of method and subject, each once, in the order of the file."""
+        subjects, names = list(self.subjects), list(self.experiments.methods)
+        return sorted(set(pairs), key=lambda pair: (subjects.index(pair[1]), names.index(pair[0])))
 
     def _subject(self, name: str) -> SubjectSpec:
         entry = self.experiments.subjects[name]
@@ -253,7 +286,7 @@ class Planner:
         )
 
     def _sections(
-        self, method: str, subject: SubjectSpec, chosen: Changes
+        self, method: str, subject: SubjectSpec, chosen: Changes, rate: float = 1.0
     ) -> tuple[MiningSettings, PathsSettings, UnlearningSettings]:
         """The sections of a method on a subject: the profile's, with the changes of each in turn."""
         on = self.experiments.subjects[subject.name]
@@ -265,11 +298,11 @@ class Planner:
         at = ("methods", method)
         mining = _layered(profile.mining, [layer.mining for layer in layers])
         paths = _layered(profile.paths, [layer.paths for layer in layers])
-        unlearning = _layered(profile.unlearning, [layer.unlearning for layer in layers])
+        unlearning = _layered(profile.unlearning, [on.unlearning, *(layer.unlearning for layer in layers)])
         # Every method takes as many steps.
         unlearning["steps"] = on.steps or self.experiments.budget.steps
-        if on.rate != 1.0:
-            unlearning["learning_rate"] = float(f"{unlearning['learning_rate'] * on.rate:.12g}")
+        if rate != 1.0:
+            unlearning["learning_rate"] = float(f"{unlearning['learning_rate'] * rate:.12g}")
         return (
             checked(self.document, MiningSettings, mining, (*at, "mining")),
             checked(self.document, PathsSettings, paths, (*at, "paths")),
@@ -277,13 +310,21 @@ class Planner:
         )
 
     def _run(
-        self, kind: Literal["trial", "final"], method: str, subject: SubjectSpec, trial: int, seed: int | None = None
+        self,
+        kind: Literal["trial", "final"],
+        method: str,
+        subject: SubjectSpec,
+        setting: int,
+        *,
+        trial: int | None = None,
+        rate: float = 1.0,
+        seed: int | None = None,
     ) -> Run:
         experiments = self.experiments
         entry = experiments.methods[method]
         source = experiments.methods[entry.tuned_as] if entry.tuned_as else entry
-        chosen = source.tune[trial] if source.tune else Changes()
-        mining, paths, unlearning = self._sections(method, subject, chosen)
+        chosen = source.tune[setting] if source.tune else Changes()
+        mining, paths, unlearning = self._sections(method, subject, chosen, rate)
         measured = experiments.tuning if kind == "trial" else experiments.evaluation
         seed = experiments.seeds[0] if seed is None else seed
         seconds = experiments.subjects[subject.name].seconds or experiments.budget.seconds
@@ -311,7 +352,9 @@ class Planner:
             method,
             entry.kind == "original",
             seed,
-            trial,
+            setting if trial is None else trial,
+            setting,
+            rate,
             mining,
             paths,
             unlearning,

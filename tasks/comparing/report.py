@@ -101,13 +101,14 @@ def _trials(plan: Plan, rows: Mapping[str, Row]) -> list[TrialRecord]:
             if run.key not in rows:
                 continue
             row = rows[run.key]
-            changes = plan.experiments.methods[method].tune[run.trial]
+            changes = plan.experiments.methods[method].tune[run.setting]
+            scaled = {} if run.rate == 1.0 else {"unlearning.learning_rate times": run.rate}
             records.append(
                 TrialRecord(
                     subject=subject,
                     method=method,
                     trial=run.trial,
-                    changes=flatten({k: v for k, v in changes.model_dump().items() if v}),
+                    changes=flatten({k: v for k, v in changes.model_dump().items() if v}) | scaled,
                     worst=point(WORST, row),
                     utility=point(UTILITY, row),
                     chosen=run.trial == best,

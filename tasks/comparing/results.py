@@ -40,14 +40,18 @@ def read_rows(folder: Path = RESULTS) -> dict[str, Row]:
 def unwanted(plan: Plan, folder: Path = RESULTS) -> list[Path]:
     """Files of runs that the plan does not ask for: of other settings, other code, or methods that are gone.
 
-    Final runs of a method whose setting is still to be chosen are not among them: it may be theirs.
+    Final runs of a method whose setting is still to be chosen are not among them, nor learning rates tried with it: it
+    may be theirs.
     """
     # By key: settings that have another number now, or another method's name, are the same run.
     wanted = {_key(place(run, folder)) for run in plan.runs}
 
     def may_be(path: Path) -> bool:
         method, what = path.name.split(".")[:2]
-        return what.startswith("seed") and (method, path.parent.name) in plan.waiting
+        subject = path.parent.name
+        if (method, subject) not in plan.waiting:
+            return False
+        return what.startswith("seed") or bool(plan.experiments.subjects[subject].rates)
 
     return [path for path in _files(folder) if _key(path) not in wanted and not may_be(path)]
 

@@ -85,10 +85,10 @@ class WorldSection(Section):
 class SubjectEntry(Section):
     """A subject: a profile of params.yaml with changes.
 
-    `steps` and `seconds`, where every method may spend another number of them on it; `rate`, what every learning rate
-    is multiplied by: a model of another size wants rates of another size, the same grid for all. `tuned_on` names the
-    subject on whose validation split settings for this one are chosen; a subject that is only tuned on is
-    `measured: false`.
+    `steps` and `seconds`, where every method may spend another number of them on it; `unlearning`, what is changed in
+    that section for all. `tuned_on` names the subject on whose validation split settings for this one are chosen.
+    `rates`, for a model of another size: what the learning rate of a setting that was chosen there is multiplied by;
+    each is tried on this subject's own validation split. A subject that is only tuned on is `measured: false`.
     """
 
     group: Name
@@ -98,7 +98,8 @@ class SubjectEntry(Section):
     measured: bool = True
     steps: Count | None = None
     seconds: Positive | None = None
-    rate: Positive = 1.0
+    rates: tuple[Positive, ...] = ()
+    unlearning: dict[str, Any] = Field(default_factory=dict)
     world: WorldSection = WorldSection()
     data: dict[str, Any] = Field(default_factory=dict)
     subject: dict[str, Any] = Field(default_factory=dict)
@@ -143,6 +144,8 @@ class Experiments(Section):
         for name, entry in self.subjects.items():
             if entry.tuned_on not in self.subjects:
                 raise wrong(f"there is no subject {entry.tuned_on!r}", "subjects", name, "tuned_on")
+            if self.subjects[entry.tuned_on].rates:
+                raise wrong("settings are chosen first where nothing is multiplied", "subjects", name, "tuned_on")
         if self.report.reference not in self.methods:
             raise wrong(f"there is no method {self.report.reference!r}", "report", "reference")
         for asked in self.report.questions:

@@ -129,11 +129,51 @@ def test_a_subject_may_have_another_budget_of_seconds() -> None:
     assert {run.seconds for run in plan().trials} == {7.0}
 
 
-def test_a_subject_scales_every_methods_learning_rate() -> None:
-    before = {run.name: run.unlearning.learning_rate for run in plan().trials}
-    write_experiments(Path(), **edited("subjects", "micro", "rate", value=0.1))
-    after = {run.name: run.unlearning.learning_rate for run in plan().trials}
-    assert after == {name: pytest.approx(rate / 10, rel=1e-12) for name, rate in before.items()}
+def test_a_subject_tries_learning_rates_with_what_was_chosen_elsewhere() -> None:
+    subjects = copy.deepcopy(EXPERIMENTS["subjects"])
+    subjects["large"] = {**subjects["micro"], "group": "large", "seed": 8, "tuned_on": "micro", "rates": [0.1, 0.5]}
+    write_experiments(Path(), subjects=subjects)
+    rows = {run.key: row(run, 0.2 if run.trial == 1 else 0.5) for run in plan().trials}
+    assert {run.subject.name for run in plan().trials} == {"micro"}
+    tried = [run for run in plan(rows).trials if (run.method, run.subject.name) == ("sft", "large")]
+    assert [(run.trial, run.setting, run.rate) for run in tried] == [(0, 1, 0.1), (1, 1, 0.5)]
+    assert [run.unlearning.learning_rate for run in tried] == [pytest.approx(5e-4), pytest.approx(2.5e-3)]
+    # Not before they have been tried; an ablation takes its model's.
+    assert plan(rows).waiting == [(method, "large") for method in ("jpu", "sft", "no_anchor")]
+    rows |= {
+        run.key: row(run, 0.2 if run.method == "sft" and run.trial else 0.1)
+        for run in plan(rows).trials
+        if run.subject.name == "large"
+    }
+    found = plan(rows)
+    assert found.waiting == []
+    taken = {run.method: run.unlearning.learning_rate for run in found.finals if run.subject.name == "large"}
+    assert {name: taken[name] for name in ("jpu", "sft", "no_anchor")} == pytest.approx(
+        {"jpu": 5e-4, "sft": 5e-4, "no_anchor": 5e-4}
+    )
+    scaled = [t for t in summarise(found, rows).trials if (t.subject, t.method) == ("large", "sft")]
+    assert [(t.changes["unlearning.learning_rate times"], t.chosen) for t in scaled] == [(0.1, True), (0.5, False)]
+    kept = [keep(run, rows[run.key]) for run in tried]
+    assert unwanted(found) == []
+    # With the settings to be chosen again, they may still be wanted.
+    assert unwanted(plan()) == []
+    write_experiments(Path(), subjects={**subjects, "large": {**subjects["large"], "rates": [0.2]}})
+    assert unwanted(plan(rows)) == []
+    rows |= {run.key: row(run, 0.2) for run in plan(rows).trials}
+    assert unwanted(plan(rows)) == kept
+    request = Request(subjects=["large"], methods=["sft"])
+    assert {run.name for run in tried} < {run.name for run in found.trials if request.wants(run, found)}
+
+
+def test_rates_are_tried_where_settings_were_not() -> None:
+    with pytest.raises(SettingsError, match="settings are chosen first where nothing is multiplied"):
+        write_experiments(Path(), **edited("subjects", "micro", "rates", value=[0.5]))
+        plan()
+
+
+def test_a_subject_changes_a_section_for_every_method() -> None:
+    write_experiments(Path(), **edited("subjects", "micro", "unlearning", value={"warmup": 7}))
+    assert {run.unlearning.warmup for run in plan().trials} == {7}
 
 
 def test_regret_is_the_sum_and_the_first_of_equals_is_taken() -> None:
@@ -192,8 +232,8 @@ ALL = {"original", "jpu", "sft"}
         (edited("budget", "seconds", value=5.0), {"jpu", "sft"}),
         (edited("subjects", "micro", "steps", value=9), {"jpu", "sft"}),
         (edited("subjects", "micro", "seconds", value=5.0), {"jpu", "sft"}),
-        (edited("subjects", "micro", "rate", value=0.1), {"jpu", "sft"}),
-        (edited("subjects", "micro", "rate", value=1.0), set()),
+        (edited("subjects", "micro", "unlearning", value={"warmup": 7}), {"jpu", "sft"}),
+        (edited("subjects", "micro", "unlearning", value={}), set()),
         (edited("tuning", "retain_pairs", value=5), {"jpu", "sft"}),
         (edited("evaluation", "after", "pairs", value=1), {"original"}),
         (edited("subjects", "micro", "seed", value=4), ALL),
