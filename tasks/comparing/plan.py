@@ -272,6 +272,9 @@ class Planner:
         profile = self.settings.profiles[entry.profile]
         data = checked(self.document, DataSettings, merged(profile.data, entry.data), (*at, "data"))
         subject = checked(self.document, SubjectSettings, merged(profile.subject, entry.subject), (*at, "subject"))
+        # A mistake in it is told before anything is run.
+        everywhere = _layered(profile.unlearning, [entry.unlearning])
+        checked(self.document, UnlearningSettings, everywhere, (*at, "unlearning"))
         key = _digest(
             {
                 "seed": entry.seed,
