@@ -44,7 +44,7 @@ class Request:
             tuned = {plan.experiments.methods[name].tuned_as or name for name in methods}
             asked = self.subjects or plan.subjects
             on = {plan.subjects[name].tuned_on for name in asked}
-            on |= {name for name in asked if plan.experiments.subjects[name].rates}
+            on |= {name for name in asked if plan.experiments.subjects[name].learning_rate_multipliers}
             return run.method in tuned and run.subject.name in on
         return self.names(run.method, run.subject.name)
 

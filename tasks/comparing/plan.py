@@ -87,7 +87,7 @@ class Run:
         seed: Of the defence.
         trial: Number of the trial; of a final run, that of the setting.
         setting: Place of the setting among those that the method tries.
-        rate: What the setting's learning rate is multiplied by.
+        multiplier: What the setting's learning rate is multiplied by.
         mining: Section `mining`.
         paths: Section `paths`.
         unlearning: Section `unlearning`.
@@ -105,7 +105,7 @@ class Run:
     seed: int
     trial: int
     setting: int
-    rate: float
+    multiplier: float
     mining: MiningSettings
     paths: PathsSettings
     unlearning: UnlearningSettings
@@ -153,6 +153,7 @@ class Plan:
         trials: Every trial.
         finals: The final runs whose settings are known.
         waiting: (method, subject) of those that wait for trials.
+        chosen: (method, subject) → the best of the trials there, once all are there.
     """
 
     experiments: Experiments
@@ -160,6 +161,7 @@ class Plan:
     trials: Sequence[Run]
     finals: Sequence[Run]
     waiting: Sequence[tuple[str, str]]
+    chosen: Mapping[tuple[str, str], Run]
 
     @property
     def runs(self) -> list[Run]:
@@ -196,64 +198,47 @@ class Planner:
         trials: list[Run] = []
         finals: list[Run] = []
         waiting: list[tuple[str, str]] = []
-        tuned: dict[tuple[str, str], int] = {}
-        for method, tuning in self._tunings():
-            entry = self.experiments.methods[method]
-            tried = [self._run("trial", method, self.subjects[tuning], n) for n in range(len(entry.tune))]
-            trials += tried
-            if (best := self._best(tried, rows)) is not None:
-                tuned[method, tuning] = best
-        scaled: dict[tuple[str, str], float] = {}
-        for method, name in self._scalings():
-            subject, rates = self.subjects[name], self.experiments.subjects[name].rates
-            setting = tuned.get((method, subject.tuned_on))
-            if setting is None:
-                continue
-            tried = [self._run("trial", method, subject, setting, trial=n, rate=rate) for n, rate in enumerate(rates)]
-            trials += tried
-            if (best := self._best(tried, rows)) is not None:
-                scaled[method, name] = rates[best]
-        for subject in self.subjects.values():
-            rates = self.experiments.subjects[subject.name].rates
-            if not subject.measured:
-                continue
-            for method, entry in self.experiments.methods.items():
-                if entry.groups and subject.group not in entry.groups:
-                    continue
-                source = entry.tuned_as or method
-                if entry.kind == "original":
-                    finals.append(self._run("final", method, subject, 0))
-                elif (source, subject.tuned_on) in tuned and (not rates or (source, subject.name) in scaled):
-                    setting, rate = tuned[source, subject.tuned_on], scaled.get((source, subject.name), 1.0)
-                    finals += [
-                        self._run("final", method, subject, setting, rate=rate, seed=seed)
-                        for seed in self.experiments.seeds
-                    ]
-                else:
-                    waiting.append((method, subject.name))
-        return Plan(self.experiments, self.subjects, trials, finals, waiting)
+        chosen: dict[tuple[str, str], Run] = {}
 
-    def _best(self, tried: Sequence[Run], rows: Mapping[str, Row]) -> int | None:
-        """Which of some trials is the best, once all are there."""
-        known = [rows[run.key] for run in tried if run.key in rows]
-        return choose(known, self.experiments.tuning.utility_weight) if len(known) == len(tried) else None
+        def tried(runs: Sequence[Run]) -> None:
+            trials.extend(runs)
+            known = [rows[run.key] for run in runs if run.key in rows]
+            if len(known) == len(runs):
+                best = runs[choose(known, self.experiments.tuning.utility_weight)]
+                chosen[best.method, best.subject.name] = best
 
-    def _tunings(self) -> list[tuple[str, str]]:
-        """Each method that tries settings, and each subject that it tries them on."""
-        return self._sorted((method, subject.tuned_on) for method, subject in self._tuned())
+        sources = [(self.experiments.methods[m].tuned_as or m, s) for m, s in self._wanted() if not self._original(m)]
+        for method, tuning in self._sorted((method, subject.tuned_on) for method, subject in sources):
+            settings = range(len(self.experiments.methods[method].tune))
+            tried([self._run("trial", method, self.subjects[tuning], n) for n in settings])
+        for method, name in self._sorted((method, subject.name) for method, subject in sources):
+            subject, factors = self.subjects[name], self.experiments.subjects[name].learning_rate_multipliers
+            first = chosen.get((method, subject.tuned_on))
+            if first and factors:
+                tried([self._run("trial", method, subject, first.setting, n, by) for n, by in enumerate(factors)])
+        for method, subject in self._wanted():
+            source = self.experiments.methods[method].tuned_as or method
+            factors = self.experiments.subjects[subject.name].learning_rate_multipliers
+            if self._original(method):
+                finals.append(self._run("final", method, subject, 0))
+            elif taken := chosen.get((source, subject.name if factors else subject.tuned_on)):
+                for seed in self.experiments.seeds:
+                    finals.append(
+                        self._run("final", method, subject, taken.setting, multiplier=taken.multiplier, seed=seed)
+                    )
+            else:
+                waiting.append((method, subject.name))
+        return Plan(self.experiments, self.subjects, trials, finals, waiting, chosen)
 
-    def _scalings(self) -> list[tuple[str, str]]:
-        """Each method that tries learning rates, and each subject that it tries them on."""
-        subjects = self.experiments.subjects
-        return self._sorted((method, s.name) for method, s in self._tuned() if subjects[s.name].rates)
-
-    def _tuned(self) -> Iterator[tuple[str, SubjectSpec]]:
-        """Whose settings every measured subject takes."""
+    def _wanted(self) -> Iterator[tuple[str, SubjectSpec]]:
+        """Each method with each subject that it is measured on."""
         for subject in self.subjects.values():
             for method, entry in self.experiments.methods.items():
-                wanted = not entry.groups or subject.group in entry.groups
-                if subject.measured and wanted and entry.kind != "original":
-                    yield entry.tuned_as or method, subject
+                if subject.measured and (not entry.groups or subject.group in entry.groups):
+                    yield method, subject
+
+    def _original(self, method: str) -> bool:
+        return self.experiments.methods[method].kind == "original"
 
     def _sorted(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Pairs of method and subject, each once, in the order of the file."""
@@ -289,7 +274,7 @@ class Planner:
         )
 
     def _sections(
-        self, method: str, subject: SubjectSpec, chosen: Changes, rate: float = 1.0
+        self, method: str, subject: SubjectSpec, chosen: Changes, multiplier: float = 1.0
     ) -> tuple[MiningSettings, PathsSettings, UnlearningSettings]:
         """The sections of a method on a subject: the profile's, with the changes of each in turn."""
         on = self.experiments.subjects[subject.name]
@@ -303,9 +288,9 @@ class Planner:
         paths = _layered(profile.paths, [layer.paths for layer in layers])
         unlearning = _layered(profile.unlearning, [on.unlearning, *(layer.unlearning for layer in layers)])
         # Every method takes as many steps.
-        unlearning["steps"] = on.steps or self.experiments.budget.steps
-        if rate != 1.0:
-            unlearning["learning_rate"] = float(f"{unlearning['learning_rate'] * rate:.12g}")
+        unlearning["steps"] = on.unlearning.get("steps", self.experiments.budget.steps)
+        if multiplier != 1.0:
+            unlearning["learning_rate"] = float(f"{unlearning['learning_rate'] * multiplier:.12g}")
         return (
             checked(self.document, MiningSettings, mining, (*at, "mining")),
             checked(self.document, PathsSettings, paths, (*at, "paths")),
@@ -318,16 +303,15 @@ class Planner:
         method: str,
         subject: SubjectSpec,
         setting: int,
-        *,
         trial: int | None = None,
-        rate: float = 1.0,
+        multiplier: float = 1.0,
         seed: int | None = None,
     ) -> Run:
         experiments = self.experiments
         entry = experiments.methods[method]
         source = experiments.methods[entry.tuned_as] if entry.tuned_as else entry
         chosen = source.tune[setting] if source.tune else Changes()
-        mining, paths, unlearning = self._sections(method, subject, chosen, rate)
+        mining, paths, unlearning = self._sections(method, subject, chosen, multiplier)
         measured = experiments.tuning if kind == "trial" else experiments.evaluation
         seed = experiments.seeds[0] if seed is None else seed
         seconds = experiments.subjects[subject.name].seconds or experiments.budget.seconds
@@ -357,7 +341,7 @@ class Planner:
             seed,
             setting if trial is None else trial,
             setting,
-            rate,
+            multiplier,
             mining,
             paths,
             unlearning,

@@ -15,8 +15,7 @@ from jpu.comparison.statistics import Bootstrap, point
 from jpu.comparison.summary import summarise_group
 from jpu.comparison.tables import as_csv, markdown
 from jpu.files import atomic_folder, write_json, write_text
-from tasks.comparing.choice import choose
-from tasks.comparing.plan import Plan, Run
+from tasks.comparing.plan import Plan
 from tasks.tracking import flatten
 
 COMPARISON = Path("artifacts/comparison")
@@ -89,29 +88,24 @@ def _means(group: GroupRecord, reference: str) -> dict[str, float]:
 
 
 def _trials(plan: Plan, rows: Mapping[str, Row]) -> list[TrialRecord]:
-    tried: dict[tuple[str, str], list[Run]] = {}
-    for run in plan.trials:
-        tried.setdefault((run.subject.name, run.method), []).append(run)
+    taken = {run.key for run in plan.chosen.values()}
     records = []
-    for (subject, method), runs in tried.items():
-        known = [rows[run.key] for run in runs if run.key in rows]
-        complete = len(known) == len(runs)
-        best = choose(known, plan.experiments.tuning.utility_weight) if complete else None
-        for run in runs:
-            if run.key not in rows:
-                continue
-            row = rows[run.key]
-            changes = plan.experiments.methods[method].tune[run.setting]
-            scaled = {} if run.rate == 1.0 else {"unlearning.learning_rate times": run.rate}
-            records.append(
-                TrialRecord(
-                    subject=subject,
-                    method=method,
-                    trial=run.trial,
-                    changes=flatten({k: v for k, v in changes.model_dump().items() if v}) | scaled,
-                    worst=point(WORST, row),
-                    utility=point(UTILITY, row),
-                    chosen=run.trial == best,
-                )
+    for run in plan.trials:
+        if run.key not in rows:
+            continue
+        row = rows[run.key]
+        changes = {k: v for k, v in plan.experiments.methods[run.method].tune[run.setting].model_dump().items() if v}
+        if run.multiplier != 1.0:
+            changes["learning_rate_multiplier"] = run.multiplier
+        records.append(
+            TrialRecord(
+                subject=run.subject.name,
+                method=run.method,
+                trial=run.trial,
+                changes=flatten(changes),
+                worst=point(WORST, row),
+                utility=point(UTILITY, row),
+                chosen=run.key in taken,
             )
+        )
     return records

@@ -51,7 +51,7 @@ def unwanted(plan: Plan, folder: Path = RESULTS) -> list[Path]:
         subject = path.parent.name
         if (method, subject) not in plan.waiting:
             return False
-        return what.startswith("seed") or bool(plan.experiments.subjects[subject].rates)
+        return what.startswith("seed") or bool(plan.experiments.subjects[subject].learning_rate_multipliers)
 
     return [path for path in _files(folder) if _key(path) not in wanted and not may_be(path)]
 

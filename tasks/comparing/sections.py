@@ -85,10 +85,11 @@ class WorldSection(Section):
 class SubjectEntry(Section):
     """A subject: a profile of params.yaml with changes.
 
-    `steps` and `seconds`, where every method may spend another number of them on it; `unlearning`, what is changed in
-    that section for all. `tuned_on` names the subject on whose validation split settings for this one are chosen.
-    `rates`, for a model of another size: what the learning rate of a setting that was chosen there is multiplied by;
-    each is tried on this subject's own validation split. A subject that is only tuned on is `measured: false`.
+    `unlearning` is what is changed in that section for all methods, their number of steps among it; `seconds`, where
+    they may spend another number of those. `tuned_on` names the subject on whose validation split settings for this
+    one are chosen; one that is only tuned on is `measured: false`. `learning_rate_multipliers`, for a model of another
+    size: what the learning rate of a setting that was chosen there is multiplied by, each tried on this subject's own
+    validation split.
     """
 
     group: Name
@@ -96,9 +97,8 @@ class SubjectEntry(Section):
     profile: str = "sandbox"
     tuned_on: Name
     measured: bool = True
-    steps: Count | None = None
     seconds: Positive | None = None
-    rates: tuple[Positive, ...] = ()
+    learning_rate_multipliers: tuple[Positive, ...] = ()
     unlearning: dict[str, Any] = Field(default_factory=dict)
     world: WorldSection = WorldSection()
     data: dict[str, Any] = Field(default_factory=dict)
@@ -144,7 +144,7 @@ class Experiments(Section):
         for name, entry in self.subjects.items():
             if entry.tuned_on not in self.subjects:
                 raise wrong(f"there is no subject {entry.tuned_on!r}", "subjects", name, "tuned_on")
-            if self.subjects[entry.tuned_on].rates:
+            if self.subjects[entry.tuned_on].learning_rate_multipliers:
                 raise wrong("settings are chosen first where nothing is multiplied", "subjects", name, "tuned_on")
         if self.report.reference not in self.methods:
             raise wrong(f"there is no method {self.report.reference!r}", "report", "reference")

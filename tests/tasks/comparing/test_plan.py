@@ -131,12 +131,13 @@ def test_a_subject_may_have_another_budget_of_seconds() -> None:
 
 def test_a_subject_tries_learning_rates_with_what_was_chosen_elsewhere() -> None:
     subjects = copy.deepcopy(EXPERIMENTS["subjects"])
-    subjects["large"] = {**subjects["micro"], "group": "large", "seed": 8, "tuned_on": "micro", "rates": [0.1, 0.5]}
+    subjects["large"] = {**subjects["micro"], "group": "large", "seed": 8, "tuned_on": "micro"}
+    subjects["large"]["learning_rate_multipliers"] = [0.1, 0.5]
     write_experiments(Path(), subjects=subjects)
     rows = {run.key: row(run, 0.2 if run.trial == 1 else 0.5) for run in plan().trials}
     assert {run.subject.name for run in plan().trials} == {"micro"}
     tried = [run for run in plan(rows).trials if (run.method, run.subject.name) == ("sft", "large")]
-    assert [(run.trial, run.setting, run.rate) for run in tried] == [(0, 1, 0.1), (1, 1, 0.5)]
+    assert [(run.trial, run.setting, run.multiplier) for run in tried] == [(0, 1, 0.1), (1, 1, 0.5)]
     assert [run.unlearning.learning_rate for run in tried] == [pytest.approx(5e-4), pytest.approx(2.5e-3)]
     # Not before they have been tried; an ablation takes its model's.
     assert plan(rows).waiting == [(method, "large") for method in ("jpu", "sft", "no_anchor")]
@@ -152,12 +153,12 @@ def test_a_subject_tries_learning_rates_with_what_was_chosen_elsewhere() -> None
         {"jpu": 5e-4, "sft": 5e-4, "no_anchor": 5e-4}
     )
     scaled = [t for t in summarise(found, rows).trials if (t.subject, t.method) == ("large", "sft")]
-    assert [(t.changes["unlearning.learning_rate times"], t.chosen) for t in scaled] == [(0.1, True), (0.5, False)]
+    assert [(t.changes["learning_rate_multiplier"], t.chosen) for t in scaled] == [(0.1, True), (0.5, False)]
     kept = [keep(run, rows[run.key]) for run in tried]
     assert unwanted(found) == []
     # With the settings to be chosen again, they may still be wanted.
     assert unwanted(plan()) == []
-    write_experiments(Path(), subjects={**subjects, "large": {**subjects["large"], "rates": [0.2]}})
+    write_experiments(Path(), subjects={**subjects, "large": {**subjects["large"], "learning_rate_multipliers": [0.2]}})
     assert unwanted(plan(rows)) == []
     rows |= {run.key: row(run, 0.2) for run in plan(rows).trials if run.key not in rows}
     assert unwanted(plan(rows)) == kept
@@ -224,7 +225,7 @@ ALL = {"original", "jpu", "sft"}
         (edited("methods", "sft", "unlearning", "reidentify", value=True), {"sft"}),
         (edited("budget", "steps", value=5), {"jpu", "sft"}),
         (edited("budget", "seconds", value=5.0), {"jpu", "sft"}),
-        (edited("subjects", "micro", "steps", value=9), {"jpu", "sft"}),
+        (edited("subjects", "micro", "unlearning", value={"steps": 9}), {"jpu", "sft"}),
         (edited("subjects", "micro", "seconds", value=5.0), {"jpu", "sft"}),
         (edited("subjects", "micro", "unlearning", value={"warmup": 7}), {"jpu", "sft"}),
         (edited("subjects", "micro", "unlearning", value={}), set()),
@@ -344,7 +345,11 @@ def refused(**changes: Any) -> SettingsError:
             "subjects.micro.unlearning.clips",
             "unknown key",
         ),
-        (edited("subjects", "micro", "rates", value=[0.5]), "subjects.micro.tuned_on", "where nothing is multiplied"),
+        (
+            edited("subjects", "micro", "learning_rate_multipliers", value=[0.5]),
+            "subjects.micro.tuned_on",
+            "where nothing is multiplied",
+        ),
         (edited("subjects", "micro", "data", value={"limit": 3}), "subjects.micro.data.limit", "unknown key"),
         (edited("report", "reference", value="best"), "report.reference", "no method 'best'"),
         (
