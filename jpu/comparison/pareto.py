@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from jpu.card.markup import Child, Markup, join, tag
+from jpu.card.markup import Child, Markup, tag
 from jpu.comparison.records import GroupRecord, Kind, MethodRecord
 
 WIDTH, HEIGHT = 640, 420
@@ -88,11 +88,11 @@ def chart(group: GroupRecord, *, standalone: bool = False) -> Markup:
     line = [place(p.x, p.y) for name in group.frontier for p in marks if p.method.name == name]
     if len(line) > 1:
         parts.append(tag("path", d="M" + "L".join(f"{x:g} {y:g}" for x, y in line), class_="frontier"))
-    labels = _labels(group, marks, place)
-    # The reference lies on top of the others.
+    whiskers = [line for p in marks if p.method.kind == "ours" for line in _whiskers(p, place)]
+    parts += [tag("line", x1=a, x2=c, y1=b, y2=d, class_="whisker ours") for a, b, c, d in whiskers]
+    labels = _labels(group, marks, whiskers, place)
+    # Ours lie on top of the others.
     for p in sorted(marks, key=lambda p: p.method.kind == "ours"):
-        if p.method.kind == "ours":
-            parts.append(_whiskers(p, place))
         parts.append(_mark(p, *place(p.x, p.y), labels.get(p.number), group))
     size = {"viewBox": f"0 0 {WIDTH} {HEIGHT}"}
     if standalone:
@@ -100,13 +100,11 @@ def chart(group: GroupRecord, *, standalone: bool = False) -> Markup:
     return tag("svg", *parts, class_="pareto", role="img", **size)
 
 
-def _whiskers(point: Point, place: Callable[[float, float], tuple[float, float]]) -> Markup:
-    left, right = place(point.across[0], point.y), place(point.across[1], point.y)
-    low, high = place(point.x, point.up[0]), place(point.x, point.up[1])
-    return join(
-        tag("line", x1=left[0], x2=right[0], y1=left[1], y2=right[1], class_="whisker ours"),
-        tag("line", x1=low[0], x2=high[0], y1=low[1], y2=high[1], class_="whisker ours"),
-    )
+def _whiskers(point: Point, place: Callable[[float, float], tuple[float, float]]) -> list[tuple[float, ...]]:
+    """The two intervals as lines, from left to right and from top to bottom."""
+    across = [place(x, point.y) for x in point.across]
+    up = [place(point.x, y) for y in reversed(point.up)]
+    return [(*across[0], *across[1]), (*up[0], *up[1])]
 
 
 def kinds(group: GroupRecord) -> Markup:
@@ -120,14 +118,18 @@ def kinds(group: GroupRecord) -> Markup:
 
 
 def _labels(
-    group: GroupRecord, marks: Sequence[Point], place: Callable[[float, float], tuple[float, float]]
+    group: GroupRecord,
+    marks: Sequence[Point],
+    lines: Sequence[tuple[float, ...]],
+    place: Callable[[float, float], tuple[float, float]],
 ) -> dict[int, tuple[float, float]]:
-    """Where the numbers stand: beside their marks, over no mark and no other number as far as there is room.
+    """Where the numbers stand: beside their marks, over no mark, line or other number as far as there is room.
 
     A dozen ablations lie in one place: those on the frontier are numbered, the others tell when pointed at.
     """
     at = {p.number: place(p.x, p.y) for p in marks}
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in at.values()]
+    taken += [(a - 1, b - 1, c + 1, d + 1) for a, b, c, d in lines]
     found: dict[int, tuple[float, float]] = {}
     for p in marks:
         if p.method.kind == "ablation" and p.method.name not in group.frontier:

@@ -215,6 +215,9 @@ def test_numbers_of_methods_in_one_place_do_not_lie_on_each_other() -> None:
     assert sorted(str(label.text) for label in labels) == ["1", "2", "3", "4", "5"]
     pairs = [(one, other) for i, one in enumerate(places) for other in places[:i]]
     assert all(abs(a - c) >= 6.5 or abs(b - d) >= 9 for (a, b), (c, d) in pairs)
+    for line in svg.findall(".//{http://www.w3.org/2000/svg}line[@class='whisker ours']"):
+        x1, x2, y1, y2 = (float(line.attrib[key]) for key in ("x1", "x2", "y1", "y2"))
+        assert not [1 for x, y in places if x < x2 and x1 < x + 6.5 and y - 9 < y2 and y1 < y]
 
 
 def test_nothing_measured_is_an_empty_report() -> None:
