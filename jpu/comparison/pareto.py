@@ -125,20 +125,25 @@ def _labels(
 ) -> dict[int, tuple[float, float]]:
     """Where the numbers stand: beside their marks, over no mark, line or other number as far as there is room.
 
-    A dozen ablations lie in one place: those on the frontier are numbered, the others tell when pointed at.
+    A dozen ablations lie in one place: those that are not on the frontier come last, and have a number where there is
+    room. All tell when pointed at.
     """
     at = {p.number: place(p.x, p.y) for p in marks}
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in at.values()]
     taken += [(a - 1, b - 1, c + 1, d + 1) for a, b, c, d in lines]
     found: dict[int, tuple[float, float]] = {}
-    for p in marks:
-        if p.method.kind == "ablation" and p.method.name not in group.frontier:
-            continue
+
+    def spare(p: Point) -> bool:
+        return p.method.kind == "ablation" and p.method.name not in group.frontier
+
+    for p in sorted(marks, key=spare):
         x, y = at[p.number]
         width = 6.5 * len(str(p.number))
         tried = [(x + dx if dx > 0 else x + dx - width, y + dy) for dy in (-5, 14, 4, -16, 24) for dx in (8, -8)]
         spots = [(a, b, (a, b - 9, a + width, b)) for a, b in tried if b > _TOP - 6 and _LEFT < a < WIDTH - width]
         free = [spot for spot in spots if not any(_overlap(spot[2], box) for box in taken)]
+        if spare(p) and not free:
+            continue
         a, b, box = (free or spots)[0]
         taken.append(box)
         found[p.number] = (round(a, 2), round(b, 2))

@@ -220,6 +220,18 @@ def test_numbers_of_methods_in_one_place_do_not_lie_on_each_other() -> None:
         assert not [1 for x, y in places if x < x2 and x1 < x + 6.5 and y - 9 < y2 and y1 < y]
 
 
+def test_an_ablation_off_the_frontier_has_a_number_only_where_there_is_room() -> None:
+    crowd: dict[str, tuple[str, Kind]] = {f"a{i}": ("one of many", "ablation") for i in range(12)}
+    methods: dict[str, tuple[str, Kind]] = {"jpu": METHODS["jpu"], **crowd, "apart": ("far from all", "ablation")}
+    rows = {m: {"s0": row("jpu" if m == "jpu" else "npo" if m == "apart" else "random", 0)} for m in methods}
+    found = summarise_group("g", rows, methods, "jpu", Bootstrap(50))
+    assert found.frontier == ("jpu",)
+    labels = [t.text for t in ElementTree.fromstring(chart(found)).iter("text") if t.attrib["class"] == "label"]
+    numbers = {p.method.name: str(p.number) for p in points(found)}
+    assert numbers["jpu"] in labels and numbers["apart"] in labels
+    assert 0 < len(labels) - 2 < len(crowd)
+
+
 def test_nothing_measured_is_an_empty_report() -> None:
     empty = Summary(
         reference="jpu", confidence=0.95, resamples=100, groups=(), trials=(), wanted=3, missing=3, machines=()
