@@ -132,7 +132,14 @@ class Dot:
     high: float
 
 
-def dots(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], *, across: str, bounds: tuple[float, float]) -> Markup:
+def dots(
+    title: str,
+    rows: Sequence[tuple[str, Sequence[Dot]]],
+    *,
+    across: str,
+    bounds: tuple[float, float],
+    style: Style = "share",
+) -> Markup:
     """Estimates with their intervals, a row for each name; the marks of a row stand below one another.
 
     Args:
@@ -140,6 +147,7 @@ def dots(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], *, across: str, 
         rows: Name and estimates.
         across: Name of the axis, which is one of shares.
         bounds: Ends of the axis.
+        style: How its ticks are written: "points" for differences of shares.
     """
     low, high = bounds
     left, step = 96, 11
@@ -153,7 +161,7 @@ def dots(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], *, across: str, 
     for tick in _ticks(low, high):
         x = place(tick)
         parts.append(tag("line", x1=x, x2=x, y1=_TOP, y2=height - _BOTTOM, class_="rule" if tick == 0 else "grid"))
-        parts.append(tag("text", _tick(tick, "share"), x=x, y=height - 14, text_anchor="middle", class_="tick"))
+        parts.append(tag("text", _tick(tick, style), x=x, y=height - 14, text_anchor="middle", class_="tick"))
     parts.append(tag("text", across, x=(left + WIDTH) / 2, y=height - 2, text_anchor="middle", class_="tick"))
     y = float(_TOP)
     for (name, marks), tall in zip(rows, heights, strict=True):
@@ -225,4 +233,6 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _tick(value: float, style: Style) -> str:
     """Round numbers need no decimals to say what they are."""
-    return f"{100 * value:g}\u00a0%" if style == "share" else f"{value:g}".replace("-", "−")
+    if style == "points":
+        return f"{100 * value:+g}".replace("-", "−") if value else "0"
+    return (f"{100 * value:g}\u00a0%" if style == "share" else f"{value:g}").replace("-", "−")

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jpu.comparison.metrics import Metric
-from jpu.comparison.records import AnswerRecord
+from jpu.comparison.records import AnswerRecord, GroupRecord, Summary
 from jpu.comparison.statistics import Bootstrap, Difference, Samples, corrected
 
 # Below this, after the correction, a difference is called significant.
 ALPHA = 0.05
+# The axes of the frontier.
+AXES = ("asr_worst", "utility_loss")
 # What a question is answered by, as far as it was measured.
 FIGURES = ("asr_worst", "asr_prefill", "asr_embedding", "asr_many_shot", "utility_loss", "relearning_restricted")
 
@@ -78,3 +80,12 @@ def verdict(answer: AnswerRecord, words: Mapping[str, str]) -> str:
     if better:
         return f"yes: better on {better}"
     return f"no: worse on {worse}" if worse else "not shown"
+
+
+def shared(summary: Summary) -> Iterator[tuple[str, list[tuple[GroupRecord, AnswerRecord]]]]:
+    """The questions that more than one group of subjects answers: words, and each group's answer."""
+    by_words: dict[str, list[tuple[GroupRecord, AnswerRecord]]] = {}
+    for group in summary.groups:
+        for answer in group.answers:
+            by_words.setdefault(answer.words, []).append((group, answer))
+    yield from ((words, found) for words, found in by_words.items() if len(found) > 1)

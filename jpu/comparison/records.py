@@ -88,7 +88,7 @@ class GroupRecord(_Record):
         methods: In the order of the file.
         spread: Key → how far it tells defended models apart.
         frontier: Methods that no other one beats at once on the worst attack and on utility, of the complete ones.
-        mixed: Subjects whose rows are of different weights, trained on different machines.
+        mixed: Method → subjects whose weights, taught on another machine, are not those that most methods have.
         answers: To the questions of which there are rows.
     """
 
@@ -98,7 +98,7 @@ class GroupRecord(_Record):
     methods: tuple[MethodRecord, ...]
     spread: dict[str, Spread]
     frontier: tuple[str, ...]
-    mixed: tuple[str, ...]
+    mixed: dict[str, tuple[str, ...]]
     answers: tuple[AnswerRecord, ...] = ()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from jpu.card.figure import Figure
@@ -46,9 +48,6 @@ def summarise_group(
         for method, s in samples.get(WORST.key, {}).items()
         if method in samples.get(UTILITY.key, {}) and method in complete
     }
-    weights: dict[str, set[str]] = {}
-    for row in every:
-        weights.setdefault(row.subject, set()).add(row.weights)
     return GroupRecord(
         name=name,
         runs=runs,
@@ -65,9 +64,20 @@ def summarise_group(
         ),
         spread={key: found for key, found in spreads.items() if found is not None},
         frontier=tuple(frontier(points)),
-        mixed=tuple(sorted(subject for subject, found in weights.items() if len(found) > 1)),
+        mixed=_mixed(rows),
         answers=tuple(answers(questions, metrics, samples, bootstrap)),
     )
+
+
+def _mixed(rows: Mapping[str, Mapping[str, Row]]) -> dict[str, tuple[str, ...]]:
+    """Method → subjects whose weights are not those that most methods have; of two as common, the first are taken."""
+    counts: dict[str, Counter[str]] = {}
+    for found in rows.values():
+        for row in found.values():
+            counts.setdefault(row.subject, Counter())[row.weights] += 1
+    usual = {subject: of.most_common(1)[0][0] for subject, of in counts.items()}
+    other = {m: sorted({r.subject for r in of.values() if r.weights != usual[r.subject]}) for m, of in rows.items()}
+    return {method: tuple(subjects) for method, subjects in other.items() if subjects}
 
 
 def _differences(samples: Mapping[str, Samples], reference: str, bootstrap: Bootstrap) -> dict[str, Difference]:
@@ -101,7 +111,7 @@ def _method(
         found = samples[metric.key].get(name)
         if found is None:
             continue
-        estimate = bootstrap.estimate(found)
+        estimate = bootstrap.estimate(found, math.inf if metric.limit is None else metric.limit)
         figures[metric.key] = Figure(value=estimate.value, low=estimate.low, high=estimate.high, n=estimate.n)
         known = dict(zip(found.runs, found.values.tolist(), strict=True))
         by_run[metric.key] = tuple(known.get(run) for run in rows)

@@ -10,7 +10,7 @@ from jpu.card.figure import Figure
 from jpu.card.markdown import table, text
 from jpu.card.numbers import MISSING, Style, lower, show
 from jpu.comparison.aims import aims
-from jpu.comparison.answers import ALPHA, verdict
+from jpu.comparison.answers import ALPHA, AXES, shared, verdict
 from jpu.comparison.records import GroupRecord, MethodRecord, MetricRecord, Summary
 from jpu.comparison.statistics import Difference
 
@@ -20,6 +20,7 @@ GROUPS = {
     "after": "After-attacks",
     "cost": "Cost",
 }
+ACROSS = "The questions, group by group"
 HELD = {True: "reached", False: "missed", None: "nobody to compare with"}
 CORRECTION = "Holm"
 _CSV = ["group", "method", "kind", "metric", "value", "low", "high", "runs", "limited"]
@@ -48,6 +49,9 @@ def markdown(summary: Summary) -> str:
                 aims_table(group, summary.reference),
             ]
         parts += ["### How far the methods lie apart", spread_table(group)]
+    across = across_table(summary)
+    if across:
+        parts += [f"## {ACROSS}", across]
     if summary.trials:
         parts += ["## What was tried on the validation split", trials_table(summary)]
     return "\n\n".join(parts) + "\n"
@@ -70,9 +74,10 @@ def remarks(group: GroupRecord) -> list[str]:
             "have, and neither on the frontier nor held against the aims."
         )
     if group.mixed:
+        named = "; ".join(f"{method} ({', '.join(subjects)})" for method, subjects in group.mixed.items())
         said.append(
-            f"Rows of {', '.join(group.mixed)} are of subjects with different weights, made on different machines: "
-            "differences on them are not paired."
+            f"On subjects that were taught on another machine, with different weights: {named}. Differences on them "
+            "are not paired, so their intervals are wider."
         )
     said.append(f"On the frontier of worst attack and utility loss: {', '.join(group.frontier) or 'none'}.")
     return said
@@ -159,6 +164,18 @@ def answers_table(group: GroupRecord) -> str:
         for answer in group.answers
     ]
     return table(["question", "methods", "runs", "answer", *names.values()], rows)
+
+
+def across_table(summary: Summary) -> str:
+    """Each question that more than one group answers, a line for each group; empty where there is none."""
+    rows = []
+    for words, found in shared(summary):
+        for group, answer in found:
+            known = {m.key: m for m in group.metrics}
+            asked = [difference(answer.differences.get(key), known[key]) if key in known else MISSING for key in AXES]
+            told = verdict(answer, {key: m.words for key, m in known.items()})
+            rows.append([text(words), text(group.name), str(answer.runs), text(told), *map(text, asked)])
+    return table(["question", "group", "runs", "answer", "worst attack", "utility loss"], rows) if rows else ""
 
 
 def aims_table(group: GroupRecord, reference: str) -> str:

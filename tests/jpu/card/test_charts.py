@@ -73,3 +73,8 @@ def test_a_row_of_dots_has_its_marks_where_their_figures_are() -> None:
     # What lies outside the axis ends at it.
     assert spans["line two"][0] == zero
     assert [e.text for e in drawn.iter("text") if e.text in "ab"] == ["a", "b"]
+
+
+def test_the_ticks_of_differences_are_points_with_their_sign() -> None:
+    drawn = dots("t", [("a", [])], across="x", bounds=(-0.2, 0.2), style="points")
+    assert [e.text for e in ElementTree.fromstring(drawn).iter("text")][:5] == ["−20", "−10", "0", "+10", "+20"]

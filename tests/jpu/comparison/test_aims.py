@@ -24,7 +24,7 @@ def method(name: str, kind: Kind, worst: float, loss: float, steps: float = 4.0,
 
 
 def group(*methods: MethodRecord) -> GroupRecord:
-    return GroupRecord(name="g", runs=("s0",), metrics=(), methods=methods, spread={}, frontier=(), mixed=())
+    return GroupRecord(name="g", runs=("s0",), metrics=(), methods=methods, spread={}, frontier=(), mixed={})
 
 
 OURS = method("jpu", "ours", worst=0.1, loss=0.05, steps=8.0, prefill=0.1)

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from jpu.card.numbers import exact
-from jpu.comparison.answers import Question, verdict
+from jpu.comparison.across import across_section
+from jpu.comparison.answers import Question, shared, verdict
 from jpu.comparison.metrics import RECALLS
 from jpu.comparison.page import render
 from jpu.comparison.pareto import chart, points
@@ -118,8 +119,8 @@ def test_what_was_not_reached_counts_as_the_most_that_was_tried(summary: Summary
 def test_the_frontier_is_read_off_the_means_and_mixed_weights_are_named(summary: Summary) -> None:
     (group,) = summary.groups
     assert group.frontier == ("jpu",)
-    assert group.mixed == ("s1",)
-    assert "different weights" in markdown(summary) and "different weights" in render(summary)
+    assert group.mixed == {"npo": ("s1",)}
+    assert "different weights: npo (s1)." in markdown(summary) and "different weights: npo (s1)." in render(summary)
 
 
 def test_the_spread_leaves_the_undefended_subject_out(summary: Summary) -> None:
@@ -230,6 +231,33 @@ def test_an_ablation_off_the_frontier_has_a_number_only_where_there_is_room() ->
     numbers = {p.method.name: str(p.number) for p in points(found)}
     assert numbers["jpu"] in labels and numbers["apart"] in labels
     assert 0 < len(labels) - 2 < len(crowd)
+
+
+def test_a_question_that_two_groups_answer_is_shown_once_for_each(summary: Summary) -> None:
+    assert "group by group" not in markdown(summary) + render(summary)
+    rows = {method: {f"s{run}": row(method, run) for run in (0, 1)} for method in ("jpu", "npo")}
+    other = summarise_group("large", rows, METHODS, "jpu", Bootstrap(300), QUESTIONS)
+    both = summary.model_copy(update={"groups": (*summary.groups, other)})
+    words = [(words, [group.name for group, _ in found]) for words, found in shared(both)]
+    assert words == [(q.words, ["sandbox", "large"]) for q in QUESTIONS[:2]]
+    table = markdown(both).split("group by group")[1].split("##")[0]
+    lines = [line for line in table.splitlines() if "better than NPO" in line]
+    assert [line.split(" | ")[1] for line in lines] == ["sandbox", "large"]
+    assert all("−20.0 pp" in line and "−8.0 pp" in line for line in lines)
+    drawn = ElementTree.fromstring(str(across_section(both)))
+    plots = [plot for plot in drawn.iter("svg") if plot.attrib.get("class") == "chart"]
+    assert len(plots) == 2
+    # Two groups with two marks each, and NPO against JPU is JPU against NPO in a mirror.
+    marks = [[_x(mark) for mark in plot.iter() if "mark" in mark.attrib.get("class", "")] for plot in plots]
+    zero = next(float(line.attrib["x1"]) for line in plots[0].iter("line") if line.attrib["class"] == "rule")
+    assert len(marks[0]) == 4
+    assert [x - zero for x in marks[0]] == pytest.approx([zero - x for x in marks[1]], abs=0.1)
+
+
+def _x(mark: ElementTree.Element) -> float:
+    if "transform" in mark.attrib:
+        return float(mark.attrib["transform"].split("(")[1].split()[0])
+    return float(mark.attrib["x"]) + float(mark.attrib["width"]) / 2
 
 
 def test_nothing_measured_is_an_empty_report() -> None:
