@@ -5,7 +5,7 @@ from __future__ import annotations
 from jpu.card.charts import Dot, dots, legend
 from jpu.card.markup import Child, Markup, tag
 from jpu.card.page.parts import note, section
-from jpu.comparison.answers import AXES, shared
+from jpu.comparison.answers import AXES, TOGETHER, shared
 from jpu.comparison.records import AnswerRecord, Summary
 from jpu.comparison.tables import ACROSS
 
@@ -28,7 +28,7 @@ def across_section(summary: Summary) -> Markup:
     widest = max([_NARROWEST, *(abs(end) for dot in marked for end in (dot.low, dot.high))])
     figures: list[Child] = []
     for words, found in asked:
-        rows = [(f"{group.name} ({answer.runs})", _marks(answer)) for group, answer in found]
+        rows = [(f"{group} ({answer.runs})", _marks(answer)) for group, answer in found]
         methods = f"{found[0][1].method} − {found[0][1].against}"
         plot = dots(f"{words} {methods}", rows, across="difference, points", bounds=(-widest, widest), style="points")
         caption = tag("figcaption", tag("b", words), tag("span", methods, class_="sub"))
@@ -39,7 +39,7 @@ def across_section(summary: Summary) -> Markup:
         ACROSS,
         note(
             "The first method − the second with its interval; left of 0 the first is better. Beside a group's name "
-            "stands how many runs of it both have. The tables of each group have the numbers."
+            f"stands how many runs of it both have; {TOGETHER}: the mean over the runs of all groups, each alike."
         ),
         legend(*((mark, names[key]) for key, mark in _FIGURES.items() if key in names)),
         tag("div", *figures, class_="multiples across"),

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jpu.comparison.metrics import Metric
-from jpu.comparison.records import AnswerRecord, GroupRecord, Summary
+from jpu.comparison.records import AnswerRecord, Summary
 from jpu.comparison.statistics import Bootstrap, Difference, Samples, corrected
 
 # Below this, after the correction, a difference is called significant.
 ALPHA = 0.05
 # The axes of the frontier.
 AXES = ("asr_worst", "utility_loss")
+# What stands in the place of a group's name over all runs.
+TOGETHER = "together"
 # What a question is answered by, as far as it was measured.
 FIGURES = ("asr_worst", "asr_prefill", "asr_embedding", "asr_many_shot", "utility_loss", "relearning_restricted")
 
@@ -82,10 +84,13 @@ def verdict(answer: AnswerRecord, words: Mapping[str, str]) -> str:
     return f"no: worse on {worse}" if worse else "not shown"
 
 
-def shared(summary: Summary) -> Iterator[tuple[str, list[tuple[GroupRecord, AnswerRecord]]]]:
-    """The questions that more than one group of subjects answers: words, and each group's answer."""
-    by_words: dict[str, list[tuple[GroupRecord, AnswerRecord]]] = {}
+def shared(summary: Summary) -> Iterator[tuple[str, list[tuple[str, AnswerRecord]]]]:
+    """The questions that more than one group answers: words, and (group, answer), with all runs together at the end."""
+    whole = {answer.words: answer for answer in summary.together}
+    by_words: dict[str, list[tuple[str, AnswerRecord]]] = {}
     for group in summary.groups:
         for answer in group.answers:
-            by_words.setdefault(answer.words, []).append((group, answer))
-    yield from ((words, found) for words, found in by_words.items() if len(found) > 1)
+            by_words.setdefault(answer.words, []).append((group.name, answer))
+    for words, found in by_words.items():
+        if len(found) > 1:
+            yield words, found + ([(TOGETHER, whole[words])] if words in whole else [])

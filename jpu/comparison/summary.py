@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from jpu.card.figure import Figure
-from jpu.comparison.answers import Question, answers
+from jpu.comparison.answers import FIGURES, Question, answers
 from jpu.comparison.metrics import UTILITY, WORST, Metric, metrics_of
-from jpu.comparison.records import GroupRecord, Kind, MethodRecord, MetricRecord
+from jpu.comparison.records import AnswerRecord, GroupRecord, Kind, MethodRecord, MetricRecord
 from jpu.comparison.rows import Row
 from jpu.comparison.statistics import Bootstrap, Difference, Samples, corrected, frontier, spread
 
@@ -67,6 +67,33 @@ def summarise_group(
         mixed=_mixed(rows),
         answers=tuple(answers(questions, metrics, samples, bootstrap)),
     )
+
+
+def together(
+    groups: Sequence[Mapping[str, Mapping[str, Row]]], questions: Sequence[Question], bootstrap: Bootstrap
+) -> tuple[AnswerRecord, ...]:
+    """Answers over the runs of all groups, each run alike, to the questions that more than one group answers.
+
+    Args:
+        groups: Method → run → row, for each group; no run is in two of them.
+        questions: What may be asked.
+        bootstrap: Draws.
+    """
+
+    def asked(question: Question) -> bool:
+        both = [of.get(question.method, {}).keys() & of.get(question.against, {}).keys() for of in groups]
+        return sum(map(bool, both)) > 1
+
+    several = [question for question in questions if asked(question)]
+    rows: dict[str, dict[str, Row]] = {}
+    for method in {name for question in several for name in (question.method, question.against)}:
+        rows[method] = {run: row for of in groups for run, row in of.get(method, {}).items()}
+    metrics = [m for m in metrics_of([row for of in rows.values() for row in of.values()]) if m.key in FIGURES]
+    samples: dict[str, dict[str, Samples]] = {}
+    for metric in metrics:
+        drawn = {method: bootstrap.samples(metric, of) for method, of in rows.items()}
+        samples[metric.key] = {method: found for method, found in drawn.items() if found is not None}
+    return tuple(answers(several, metrics, samples, bootstrap))
 
 
 def _mixed(rows: Mapping[str, Mapping[str, Row]]) -> dict[str, tuple[str, ...]]:

@@ -167,14 +167,15 @@ def answers_table(group: GroupRecord) -> str:
 
 
 def across_table(summary: Summary) -> str:
-    """Each question that more than one group answers, a line for each group; empty where there is none."""
+    """Each question that several groups answer, a line for each group and one for all; empty if there is none."""
+    known = {m.key: m for group in summary.groups for m in group.metrics}
+    names = {key: m.words for key, m in known.items()}
     rows = []
     for words, found in shared(summary):
         for group, answer in found:
-            known = {m.key: m for m in group.metrics}
             asked = [difference(answer.differences.get(key), known[key]) if key in known else MISSING for key in AXES]
-            told = verdict(answer, {key: m.words for key, m in known.items()})
-            rows.append([text(words), text(group.name), str(answer.runs), text(told), *map(text, asked)])
+            told = verdict(answer, names)
+            rows.append([text(words), text(group), str(answer.runs), text(told), *map(text, asked)])
     return table(["question", "group", "runs", "answer", "worst attack", "utility loss"], rows) if rows else ""
 
 

@@ -18,7 +18,7 @@ from jpu.comparison.pareto import chart, points
 from jpu.comparison.records import Kind, Summary, TrialRecord
 from jpu.comparison.rows import Cost, Outcome, Row
 from jpu.comparison.statistics import Bootstrap
-from jpu.comparison.summary import summarise_group
+from jpu.comparison.summary import summarise_group, together
 from jpu.comparison.tables import as_csv, markdown, remarks
 
 METHODS: dict[str, tuple[str, Kind]] = {
@@ -237,20 +237,23 @@ def test_a_question_that_two_groups_answer_is_shown_once_for_each(summary: Summa
     assert "group by group" not in markdown(summary) + render(summary)
     rows = {method: {f"s{run}": row(method, run) for run in (0, 1)} for method in ("jpu", "npo")}
     other = summarise_group("large", rows, METHODS, "jpu", Bootstrap(300), QUESTIONS)
-    both = summary.model_copy(update={"groups": (*summary.groups, other)})
-    words = [(words, [group.name for group, _ in found]) for words, found in shared(both)]
-    assert words == [(q.words, ["sandbox", "large"]) for q in QUESTIONS[:2]]
+    first = {method: {f"f{run}": row(method, run) for run in (0, 1)} for method in METHODS}
+    whole = together([first, rows], QUESTIONS, Bootstrap(300))
+    both = summary.model_copy(update={"groups": (*summary.groups, other), "together": whole})
+    words = [(words, [group for group, _ in found]) for words, found in shared(both)]
+    assert words == [(q.words, ["sandbox", "large", "together"]) for q in QUESTIONS[:2]]
+    assert whole[0].runs == 4 and whole[0].differences["asr_worst"].value == pytest.approx(-0.2)
     table = markdown(both).split("group by group")[1].split("##")[0]
     lines = [line for line in table.splitlines() if "better than NPO" in line]
-    assert [line.split(" | ")[1] for line in lines] == ["sandbox", "large"]
+    assert [line.split(" | ")[1] for line in lines] == ["sandbox", "large", "together"]
     assert all("−20.0 pp" in line and "−8.0 pp" in line for line in lines)
     drawn = ElementTree.fromstring(str(across_section(both)))
     plots = [plot for plot in drawn.iter("svg") if plot.attrib.get("class") == "chart"]
     assert len(plots) == 2
-    # Two groups with two marks each, and NPO against JPU is JPU against NPO in a mirror.
+    # Three lines with two marks each, and NPO against JPU is JPU against NPO in a mirror.
     marks = [[_x(mark) for mark in plot.iter() if "mark" in mark.attrib.get("class", "")] for plot in plots]
     zero = next(float(line.attrib["x1"]) for line in plots[0].iter("line") if line.attrib["class"] == "rule")
-    assert len(marks[0]) == 4
+    assert len(marks[0]) == 6
     assert [x - zero for x in marks[0]] == pytest.approx([zero - x for x in marks[1]], abs=0.1)
 
 
