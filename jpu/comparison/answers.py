@@ -70,18 +70,19 @@ def _difference(samples: Mapping[str, Samples], question: Question, bootstrap: B
 
 
 def verdict(answer: AnswerRecord, words: Mapping[str, str]) -> str:
-    """The answer in a few words.
+    """The answer in a few words; of one run it is said so, whose interval knows nothing of how trainings differ.
 
     Args:
         answer: What was found.
         words: Key of a figure → its name for readers.
     """
     better, worse = (", ".join(words[key] for key in keys) for keys in (answer.better, answer.worse))
-    if better and worse:
-        return f"in part: better on {better}; worse on {worse}"
-    if better:
-        return f"yes: better on {better}"
-    return f"no: worse on {worse}" if worse else "not shown"
+    if not better and not worse:
+        return "not shown"
+    said = "; ".join([f"better on {better}"] * bool(better) + [f"worse on {worse}"] * bool(worse))
+    if answer.runs == 1:
+        return f"in this one run: {said}"
+    return f"{'in part' if better and worse else 'yes' if better else 'no'}: {said}"
 
 
 def shared(summary: Summary) -> Iterator[tuple[str, list[tuple[str, AnswerRecord]]]]:

@@ -198,7 +198,8 @@ def _answers(group: GroupRecord) -> Markup:
     names = {m.key: m.words for m in metrics}
     rows = []
     for i, answer in enumerate(group.answers):
-        class_ = "same" if bool(answer.better) == bool(answer.worse) else "better" if answer.better else "worse"
+        plain = answer.runs == 1 or bool(answer.better) == bool(answer.worse)
+        class_ = "same" if plain else "better" if answer.better else "worse"
         key = f"{group.name}.answers.{i}"
         cells: list[Child] = [
             tag("span", verdict(answer, names), class_=class_),

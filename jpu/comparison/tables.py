@@ -67,6 +67,11 @@ def headline(summary: Summary) -> str:
 def remarks(group: GroupRecord) -> list[str]:
     """What has to be said of a group before its tables."""
     said = [f"Runs: {', '.join(group.runs) or 'none'}. A mean is over those that a method has."]
+    if len(group.runs) == 1:
+        said.append(
+            "One run of each method: intervals and marks are over its entities alone, and another training of the same "
+            "method may differ by more."
+        )
     short = [m.name for m in group.methods if not m.complete]
     if short:
         said.append(

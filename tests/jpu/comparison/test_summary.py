@@ -171,6 +171,9 @@ def test_questions_are_answered_by_what_is_more_than_chance(summary: Summary) ->
     both = ours.model_copy(update={"worse": ("asr_prefill",), "better": ("asr_worst",)})
     assert verdict(both, words) == "in part: better on worst attack; worse on prefill"
     assert verdict(ours.model_copy(update={"better": ()}), words) == "not shown"
+    assert verdict(both.model_copy(update={"runs": 1}), words) == (
+        "in this one run: better on worst attack; worse on prefill"
+    )
     for shown in (markdown(summary), render(summary)):
         assert "Is it better than NPO?" in shown and "Of whom" not in shown
 
@@ -269,6 +272,11 @@ def test_nothing_measured_is_an_empty_report() -> None:
     )
     assert "0 of 3 runs" in markdown(empty) and "0 of 3 runs" in render(empty)
     assert as_csv(empty).count("\n") == 1
+
+
+def test_of_one_run_it_is_said_that_it_is_one() -> None:
+    rows = {method: {"s0": row(method, 0)} for method in METHODS}
+    assert "One run of each method" in "\n".join(remarks(summarise_group("g", rows, METHODS, "jpu", Bootstrap(50))))
 
 
 def test_who_lacks_runs_is_drawn_faintly_and_on_no_frontier() -> None:
