@@ -19,7 +19,9 @@ ALPHA = 0.05
 # The axes of the frontier.
 AXES = ("asr_worst", "utility_loss")
 # What stands in the place of a group's name over all runs.
-TOGETHER = "together"
+POOLED = "pooled"
+# Of fewer runs neither yes nor no is said: how trainings of one method differ is hardly in them.
+FEWEST = 3
 # What a question is answered by, as far as it was measured.
 FIGURES = ("asr_worst", "asr_prefill", "asr_embedding", "asr_many_shot", "utility_loss", "relearning_restricted")
 
@@ -70,28 +72,28 @@ def _difference(samples: Mapping[str, Samples], question: Question, bootstrap: B
 
 
 def verdict(answer: AnswerRecord, words: Mapping[str, str]) -> str:
-    """The answer in a few words; of one run it is said so, whose interval knows nothing of how trainings differ.
+    """The answer in a few words; of fewer than `FEWEST` runs it is said how many they are.
 
     Args:
         answer: What was found.
         words: Key of a figure → its name for readers.
     """
-    better, worse = (", ".join(words[key] for key in keys) for keys in (answer.better, answer.worse))
-    if not better and not worse:
+    found = {"better on": answer.better, "worse on": answer.worse}
+    said = "; ".join(f"{how} {', '.join(words[key] for key in keys)}" for how, keys in found.items() if keys)
+    if not said:
         return "not shown"
-    said = "; ".join([f"better on {better}"] * bool(better) + [f"worse on {worse}"] * bool(worse))
-    if answer.runs == 1:
-        return f"in this one run: {said}"
-    return f"{'in part' if better and worse else 'yes' if better else 'no'}: {said}"
+    if answer.runs < FEWEST:
+        return f"in {answer.runs} run{'s' * (answer.runs > 1)} alone: {said}"
+    return f"{'yes' if not answer.worse else 'in part' if answer.better else 'no'}: {said}"
 
 
-def shared(summary: Summary) -> Iterator[tuple[str, list[tuple[str, AnswerRecord]]]]:
-    """The questions that more than one group answers: words, and (group, answer), with all runs together at the end."""
-    whole = {answer.words: answer for answer in summary.together}
+def by_group(summary: Summary) -> Iterator[tuple[str, list[tuple[str, AnswerRecord]]]]:
+    """The questions that more than one group answers: words, and (group, answer), with the pooled one at the end."""
+    pooled = {answer.words: answer for answer in summary.pooled}
     by_words: dict[str, list[tuple[str, AnswerRecord]]] = {}
     for group in summary.groups:
         for answer in group.answers:
             by_words.setdefault(answer.words, []).append((group.name, answer))
     for words, found in by_words.items():
         if len(found) > 1:
-            yield words, found + ([(TOGETHER, whole[words])] if words in whole else [])
+            yield words, found + ([(POOLED, pooled[words])] if words in pooled else [])

@@ -11,13 +11,13 @@ from jpu.card.html import document
 from jpu.card.markup import Child, Markup, figure, number, tag
 from jpu.card.numbers import Style
 from jpu.card.page.parts import Row, details, note, section, table
-from jpu.comparison.across import ANCHOR, across_section
 from jpu.comparison.aims import aims
-from jpu.comparison.answers import ALPHA, verdict
+from jpu.comparison.answers import ALPHA, FEWEST, verdict
+from jpu.comparison.forest import ANCHOR, forest_plots
 from jpu.comparison.pareto import KINDS, chart, kinds, points
 from jpu.comparison.records import GroupRecord, MethodRecord, MetricRecord, Summary
 from jpu.comparison.statistics import Difference
-from jpu.comparison.tables import ACROSS, GROUPS, HELD, answered, answers_note, differences_note, headline, remarks
+from jpu.comparison.tables import FOREST, GROUPS, HELD, answered, answers_note, differences_note, headline, remarks
 
 _LESSONS = {
     "restricted": "fine-tuned on restricted pairs",
@@ -35,10 +35,10 @@ def render(summary: Summary) -> str:
         anchor = f"group-{group.name}"
         parts.append(_group(summary, group, anchor))
         links.append(tag("li", tag("a", group.name, href=f"#{anchor}")))
-    across = across_section(summary)
-    if across:
-        parts.append(across)
-        links.append(tag("li", tag("a", ACROSS, href=f"#{ANCHOR}")))
+    plots = forest_plots(summary)
+    if plots:
+        parts.append(plots)
+        links.append(tag("li", tag("a", FOREST, href=f"#{ANCHOR}")))
     if summary.trials:
         parts.append(_trials(summary))
         links.append(tag("li", tag("a", "Trials", href="#trials")))
@@ -198,7 +198,7 @@ def _answers(group: GroupRecord) -> Markup:
     names = {m.key: m.words for m in metrics}
     rows = []
     for i, answer in enumerate(group.answers):
-        plain = answer.runs == 1 or bool(answer.better) == bool(answer.worse)
+        plain = answer.runs < FEWEST or bool(answer.better) == bool(answer.worse)
         class_ = "same" if plain else "better" if answer.better else "worse"
         key = f"{group.name}.answers.{i}"
         cells: list[Child] = [

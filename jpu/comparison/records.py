@@ -122,7 +122,7 @@ class Summary(_Record):
         confidence: Coverage of the intervals.
         resamples: Draws of the bootstrap.
         groups: Groups of subjects.
-        together: Answers over the runs of all groups, to the questions that more than one group answers.
+        pooled: Answers over the runs of all groups, to the questions that more than one group answers.
         trials: Every setting that was tried.
         wanted: Runs that the file asks for, as far as they are known.
         missing: Runs of those that are not there.
@@ -134,7 +134,7 @@ class Summary(_Record):
     confidence: float
     resamples: int
     groups: tuple[GroupRecord, ...]
-    together: tuple[AnswerRecord, ...] = ()
+    pooled: tuple[AnswerRecord, ...] = ()
     trials: tuple[TrialRecord, ...]
     wanted: int
     missing: int

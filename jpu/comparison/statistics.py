@@ -117,13 +117,12 @@ class Bootstrap:
             return None
         return Samples(tuple(runs), np.asarray(values, dtype=np.float64), np.stack(drawn, 1), min(entities, default=0))
 
-    def estimate(self, samples: Samples, most: float = math.inf) -> Estimate:
+    def estimate(self, samples: Samples, limit: float | None = None) -> Estimate:
         """Mean over the runs.
 
         Args:
             samples: A figure of a method, in each run.
-            most: What a number cannot be above, as steps that were not gone; none is below 0. Student's interval, which
-                knows neither, ends there.
+            limit: What a number cannot be above (`Metric.limit`); none is below 0. Student's interval ends at both.
 
         Shares that are all 0 or all 1 have no spread, and the bootstrap would claim certainty: then the interval is
         Wilson's, with the number of entities as its n.
@@ -131,7 +130,8 @@ class Bootstrap:
         value = float(samples.values.mean())
         if not samples.entities:
             half = student(samples.values, self.confidence)[0]
-            return Estimate(value, max(value - half, 0.0), min(value + half, most), len(samples.runs))
+            high = value + half if limit is None else min(value + half, limit)
+            return Estimate(value, max(value - half, 0.0), high, len(samples.runs))
         low, high = self._ends(self._means(samples))
         if low == high and value in (0.0, 1.0):
             low, high = wilson(value, samples.entities, confidence=self.confidence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -36,10 +35,7 @@ def summarise_group(
     runs = tuple(sorted({run for found in rows.values() for run in found}))
     complete = {method for method, found in rows.items() if len(found) == len(runs)}
     metrics = metrics_of(every)
-    samples: dict[str, dict[str, Samples]] = {}
-    for metric in metrics:
-        found = {method: bootstrap.samples(metric, rows[method]) for method in methods if method in rows}
-        samples[metric.key] = {method: s for method, s in found.items() if s is not None}
+    samples = _samples(metrics, {method: rows[method] for method in methods if method in rows}, bootstrap)
     differences = {m.key: _differences(samples[m.key], reference, bootstrap) for m in metrics if m.better}
     defended = {key: {m: s for m, s in of.items() if methods[m][1] != "original"} for key, of in samples.items()}
     spreads = {m.key: spread(defended[m.key], bootstrap) for m in metrics if m.group in ("attacks", "utility", "after")}
@@ -69,7 +65,7 @@ def summarise_group(
     )
 
 
-def together(
+def pooled_answers(
     groups: Sequence[Mapping[str, Mapping[str, Row]]], questions: Sequence[Question], bootstrap: Bootstrap
 ) -> tuple[AnswerRecord, ...]:
     """Answers over the runs of all groups, each run alike, to the questions that more than one group answers.
@@ -85,15 +81,18 @@ def together(
         return sum(map(bool, both)) > 1
 
     several = [question for question in questions if asked(question)]
-    rows: dict[str, dict[str, Row]] = {}
-    for method in {name for question in several for name in (question.method, question.against)}:
-        rows[method] = {run: row for of in groups for run, row in of.get(method, {}).items()}
+    named = {name for question in several for name in (question.method, question.against)}
+    rows = {method: {run: row for of in groups for run, row in of.get(method, {}).items()} for method in named}
     metrics = [m for m in metrics_of([row for of in rows.values() for row in of.values()]) if m.key in FIGURES]
-    samples: dict[str, dict[str, Samples]] = {}
-    for metric in metrics:
-        drawn = {method: bootstrap.samples(metric, of) for method, of in rows.items()}
-        samples[metric.key] = {method: found for method, found in drawn.items() if found is not None}
-    return tuple(answers(several, metrics, samples, bootstrap))
+    return tuple(answers(several, metrics, _samples(metrics, rows, bootstrap), bootstrap))
+
+
+def _samples(
+    metrics: Sequence[Metric], rows: Mapping[str, Mapping[str, Row]], bootstrap: Bootstrap
+) -> dict[str, dict[str, Samples]]:
+    """Key of a figure → method → its samples, where there are any."""
+    drawn = {m.key: {method: bootstrap.samples(m, of) for method, of in rows.items()} for m in metrics}
+    return {key: {method: found for method, found in of.items() if found is not None} for key, of in drawn.items()}
 
 
 def _mixed(rows: Mapping[str, Mapping[str, Row]]) -> dict[str, tuple[str, ...]]:
@@ -138,7 +137,7 @@ def _method(
         found = samples[metric.key].get(name)
         if found is None:
             continue
-        estimate = bootstrap.estimate(found, math.inf if metric.limit is None else metric.limit)
+        estimate = bootstrap.estimate(found, metric.limit)
         figures[metric.key] = Figure(value=estimate.value, low=estimate.low, high=estimate.high, n=estimate.n)
         known = dict(zip(found.runs, found.values.tolist(), strict=True))
         by_run[metric.key] = tuple(known.get(run) for run in rows)

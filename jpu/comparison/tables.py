@@ -10,7 +10,7 @@ from jpu.card.figure import Figure
 from jpu.card.markdown import table, text
 from jpu.card.numbers import MISSING, Style, lower, show
 from jpu.comparison.aims import aims
-from jpu.comparison.answers import ALPHA, AXES, shared, verdict
+from jpu.comparison.answers import ALPHA, AXES, FEWEST, by_group, verdict
 from jpu.comparison.records import GroupRecord, MethodRecord, MetricRecord, Summary
 from jpu.comparison.statistics import Difference
 
@@ -20,7 +20,7 @@ GROUPS = {
     "after": "After-attacks",
     "cost": "Cost",
 }
-ACROSS = "The questions, group by group"
+FOREST = "The questions, group by group"
 HELD = {True: "reached", False: "missed", None: "nobody to compare with"}
 CORRECTION = "Holm"
 _CSV = ["group", "method", "kind", "metric", "value", "low", "high", "runs", "limited"]
@@ -49,9 +49,9 @@ def markdown(summary: Summary) -> str:
                 aims_table(group, summary.reference),
             ]
         parts += ["### How far the methods lie apart", spread_table(group)]
-    across = across_table(summary)
-    if across:
-        parts += [f"## {ACROSS}", across]
+    repeated = forest_table(summary)
+    if repeated:
+        parts += [f"## {FOREST}", repeated]
     if summary.trials:
         parts += ["## What was tried on the validation split", trials_table(summary)]
     return "\n\n".join(parts) + "\n"
@@ -67,10 +67,10 @@ def headline(summary: Summary) -> str:
 def remarks(group: GroupRecord) -> list[str]:
     """What has to be said of a group before its tables."""
     said = [f"Runs: {', '.join(group.runs) or 'none'}. A mean is over those that a method has."]
-    if len(group.runs) == 1:
+    if len(group.runs) < FEWEST:
         said.append(
-            "One run of each method: intervals and marks are over its entities alone, and another training of the same "
-            "method may differ by more."
+            f"Fewer than {FEWEST} runs of each method: intervals and marks say little of how its trainings differ, and "
+            "another one may differ by more."
         )
     short = [m.name for m in group.methods if not m.complete]
     if short:
@@ -171,12 +171,12 @@ def answers_table(group: GroupRecord) -> str:
     return table(["question", "methods", "runs", "answer", *names.values()], rows)
 
 
-def across_table(summary: Summary) -> str:
+def forest_table(summary: Summary) -> str:
     """Each question that several groups answer, a line for each group and one for all; empty if there is none."""
     known = {m.key: m for group in summary.groups for m in group.metrics}
     names = {key: m.words for key, m in known.items()}
     rows = []
-    for words, found in shared(summary):
+    for words, found in by_group(summary):
         for group, answer in found:
             asked = [difference(answer.differences.get(key), known[key]) if key in known else MISSING for key in AXES]
             told = verdict(answer, names)

@@ -12,7 +12,7 @@ from jpu.comparison.pareto import chart
 from jpu.comparison.records import GroupRecord, Summary, TrialRecord
 from jpu.comparison.rows import Row
 from jpu.comparison.statistics import Bootstrap, point
-from jpu.comparison.summary import summarise_group, together
+from jpu.comparison.summary import pooled_answers, summarise_group
 from jpu.comparison.tables import as_csv, markdown
 from jpu.files import atomic_folder, write_json, write_text
 from tasks.comparing.plan import Plan
@@ -48,7 +48,7 @@ def summarise(plan: Plan, rows: Mapping[str, Row]) -> Summary:
             summarise_group(name, found, methods, report.reference, bootstrap, questions)
             for name, found in groups.items()
         ),
-        together=together(list(groups.values()), questions, bootstrap),
+        pooled=pooled_answers(list(groups.values()), questions, bootstrap),
         trials=tuple(_trials(plan, rows)),
         # A run whose settings are not chosen yet is wanted all the same.
         wanted=len(plan.runs) + len(plan.waiting) * len(plan.experiments.seeds),

@@ -59,7 +59,7 @@ def test_a_number_has_students_interval_over_its_runs() -> None:
     # A standard error of .1, and 12.706 of it to either side with one degree of freedom: from −1.07, which no KL is.
     estimate = bootstrap.estimate(found)
     assert (estimate.low, estimate.value, estimate.high) == pytest.approx((0.0, 0.2, 1.4706), abs=1e-4)
-    assert bootstrap.estimate(found, most=0.5).high == 0.5
+    assert bootstrap.estimate(found, limit=0.5).high == 0.5
     one = bootstrap.samples(KL, {"a": row([(0, 1)], kl=0.1)})
     assert one is not None
     assert (bootstrap.estimate(one).low, bootstrap.estimate(one).high) == (0.1, 0.1)

@@ -10,15 +10,15 @@ from xml.etree import ElementTree
 import pytest
 
 from jpu.card.numbers import exact
-from jpu.comparison.across import across_section
-from jpu.comparison.answers import Question, shared, verdict
+from jpu.comparison.answers import Question, by_group, verdict
+from jpu.comparison.forest import forest_plots
 from jpu.comparison.metrics import RECALLS
 from jpu.comparison.page import render
 from jpu.comparison.pareto import chart, points
 from jpu.comparison.records import Kind, Summary, TrialRecord
 from jpu.comparison.rows import Cost, Outcome, Row
 from jpu.comparison.statistics import Bootstrap
-from jpu.comparison.summary import summarise_group, together
+from jpu.comparison.summary import pooled_answers, summarise_group
 from jpu.comparison.tables import as_csv, markdown, remarks
 
 METHODS: dict[str, tuple[str, Kind]] = {
@@ -157,7 +157,10 @@ def test_questions_are_answered_by_what_is_more_than_chance(summary: Summary) ->
     (group,) = summary.groups
     ours, theirs, chance = group.answers
     words = {m.key: m.words for m in group.metrics}
-    assert ours.runs == 2 and set(ours.differences) == {"asr_worst", "asr_prefill", "utility_loss"}
+    # Two runs are few; what is said of more is what is looked at here.
+    assert "in 2 runs alone: better on worst attack" in verdict(ours, words)
+    ours, theirs, chance = (answer.model_copy(update={"runs": 3}) for answer in group.answers)
+    assert group.answers[0].runs == 2 and set(ours.differences) == {"asr_worst", "asr_prefill", "utility_loss"}
     difference = ours.differences["asr_worst"]
     assert difference.value == pytest.approx(-0.2)
     # Three figures of this question, each certain in itself: the least p is taken three times.
@@ -172,7 +175,7 @@ def test_questions_are_answered_by_what_is_more_than_chance(summary: Summary) ->
     assert verdict(both, words) == "in part: better on worst attack; worse on prefill"
     assert verdict(ours.model_copy(update={"better": ()}), words) == "not shown"
     assert verdict(both.model_copy(update={"runs": 1}), words) == (
-        "in this one run: better on worst attack; worse on prefill"
+        "in 1 run alone: better on worst attack; worse on prefill"
     )
     for shown in (markdown(summary), render(summary)):
         assert "Is it better than NPO?" in shown and "Of whom" not in shown
@@ -241,16 +244,16 @@ def test_a_question_that_two_groups_answer_is_shown_once_for_each(summary: Summa
     rows = {method: {f"s{run}": row(method, run) for run in (0, 1)} for method in ("jpu", "npo")}
     other = summarise_group("large", rows, METHODS, "jpu", Bootstrap(300), QUESTIONS)
     first = {method: {f"f{run}": row(method, run) for run in (0, 1)} for method in METHODS}
-    whole = together([first, rows], QUESTIONS, Bootstrap(300))
-    both = summary.model_copy(update={"groups": (*summary.groups, other), "together": whole})
-    words = [(words, [group for group, _ in found]) for words, found in shared(both)]
-    assert words == [(q.words, ["sandbox", "large", "together"]) for q in QUESTIONS[:2]]
+    whole = pooled_answers([first, rows], QUESTIONS, Bootstrap(300))
+    both = summary.model_copy(update={"groups": (*summary.groups, other), "pooled": whole})
+    words = [(words, [group for group, _ in found]) for words, found in by_group(both)]
+    assert words == [(q.words, ["sandbox", "large", "pooled"]) for q in QUESTIONS[:2]]
     assert whole[0].runs == 4 and whole[0].differences["asr_worst"].value == pytest.approx(-0.2)
     table = markdown(both).split("group by group")[1].split("##")[0]
     lines = [line for line in table.splitlines() if "better than NPO" in line]
-    assert [line.split(" | ")[1] for line in lines] == ["sandbox", "large", "together"]
+    assert [line.split(" | ")[1] for line in lines] == ["sandbox", "large", "pooled"]
     assert all("−20.0 pp" in line and "−8.0 pp" in line for line in lines)
-    drawn = ElementTree.fromstring(str(across_section(both)))
+    drawn = ElementTree.fromstring(str(forest_plots(both)))
     plots = [plot for plot in drawn.iter("svg") if plot.attrib.get("class") == "chart"]
     assert len(plots) == 2
     # Three lines with two marks each, and NPO against JPU is JPU against NPO in a mirror.
@@ -274,9 +277,11 @@ def test_nothing_measured_is_an_empty_report() -> None:
     assert as_csv(empty).count("\n") == 1
 
 
-def test_of_one_run_it_is_said_that_it_is_one() -> None:
-    rows = {method: {"s0": row(method, 0)} for method in METHODS}
-    assert "One run of each method" in "\n".join(remarks(summarise_group("g", rows, METHODS, "jpu", Bootstrap(50))))
+def test_of_few_runs_it_is_said_that_they_are_few() -> None:
+    for count, few in ((1, True), (2, True), (3, False)):
+        rows = {method: {f"s{i}": row(method, i % 2) for i in range(count)} for method in METHODS}
+        said = remarks(summarise_group("g", rows, METHODS, "jpu", Bootstrap(50)))
+        assert any("Fewer than 3 runs" in line for line in said) is few
 
 
 def test_who_lacks_runs_is_drawn_faintly_and_on_no_frontier() -> None:
