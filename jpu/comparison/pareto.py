@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 from jpu.card.markup import Child, Markup, tag
 from jpu.comparison.records import GroupRecord, Kind, MethodRecord
@@ -49,16 +48,19 @@ def points(group: GroupRecord) -> list[Point]:
     return found
 
 
-def chart(group: GroupRecord, *, standalone: bool = False) -> Markup:
-    """The plot; empty where there is nothing to plot.
+def chart(group: GroupRecord) -> Markup:
+    """The plot as a page has it, which gives it its colours; empty where there is nothing to plot."""
+    parts = drawing(group)
+    if not parts:
+        return Markup("")
+    return tag("svg", *parts, class_="pareto", role="img", viewBox=f"0 0 {WIDTH} {HEIGHT}")
 
-    Args:
-        group: One group of subjects.
-        standalone: With its own colours, for a file of its own; on a page the page gives them.
-    """
+
+def drawing(group: GroupRecord) -> list[Child]:
+    """What is in the plot, `WIDTH` × `HEIGHT`; nothing where there is nothing to plot."""
     marks = points(group)
     if not marks:
-        return Markup("")
+        return []
     # A collapsed method far to the right would squeeze all others into a corner: the axis ends where the rest does.
     x_end = _rounded(max(0.05, *(p.x for p in marks)))
     y_end = _rounded(max(0.05, *(p.y for p in marks)))
@@ -70,9 +72,6 @@ def chart(group: GroupRecord, *, standalone: bool = False) -> Markup:
         )
 
     parts: list[Child] = [tag("title", f"Worst attack against utility loss, {group.name}")]
-    if standalone:
-        parts.append(tag("style", Markup(files("jpu.comparison").joinpath("pareto.css").read_text(encoding="utf-8"))))
-        parts.append(tag("rect", x=0, y=0, width=WIDTH, height=HEIGHT, class_="sheet"))
     for tick in _ticks(x_end):
         x, y = place(tick, 0.0)
         parts.append(tag("line", x1=x, x2=x, y1=_TOP, y2=y, class_="grid"))
@@ -94,10 +93,7 @@ def chart(group: GroupRecord, *, standalone: bool = False) -> Markup:
     # Ours lie on top of the others.
     for p in sorted(marks, key=lambda p: p.method.kind == "ours"):
         parts.append(_mark(p, *place(p.x, p.y), labels.get(p.number), group))
-    size = {"viewBox": f"0 0 {WIDTH} {HEIGHT}"}
-    if standalone:
-        return tag("svg", *parts, xmlns="http://www.w3.org/2000/svg", role="img", **size)
-    return tag("svg", *parts, class_="pareto", role="img", **size)
+    return parts
 
 
 def _whiskers(point: Point, place: Callable[[float, float], tuple[float, float]]) -> list[tuple[float, ...]]:
@@ -112,7 +108,7 @@ def kinds(group: GroupRecord) -> Markup:
     items = []
     for kind, words in KINDS.items():
         if any(p.method.kind == kind for p in points(group)):
-            sample = tag("svg", _shape(kind, 8.0, 8.0), width=16, height=16, class_="pareto sample", aria_hidden="true")
+            sample = tag("svg", shape(kind, 8.0, 8.0), width=16, height=16, class_="pareto sample", aria_hidden="true")
             items.append(tag("li", sample, " ", words))
     return tag("ul", *items, class_="legend")
 
@@ -160,10 +156,11 @@ def _mark(point: Point, x: float, y: float, at: tuple[float, float] | None, grou
     told = f"{point.number} {method.name}: {method.words}; {_percent(point.y)} at {_percent(point.x)}{runs}"
     label = None if at is None else tag("text", str(point.number), x=at[0], y=at[1], class_="label")
     class_ = None if method.complete else "short"
-    return tag("g", tag("title", told), _shape(method.kind, x, y), label, class_=class_)
+    return tag("g", tag("title", told), shape(method.kind, x, y), label, class_=class_)
 
 
-def _shape(kind: Kind, x: float, y: float) -> Markup:
+def shape(kind: Kind, x: float, y: float) -> Markup:
+    """The mark of a kind of method."""
     if kind == "ours":
         return tag("path", d="M0 -8L8 0L0 8L-8 0Z", transform=f"translate({x:g} {y:g})", class_="dot ours")
     if kind == "control":

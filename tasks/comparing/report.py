@@ -8,7 +8,7 @@ from pathlib import Path
 from jpu.comparison.answers import Question
 from jpu.comparison.metrics import UTILITY, WORST
 from jpu.comparison.page import render
-from jpu.comparison.pareto import chart
+from jpu.comparison.plot_file import plot_file
 from jpu.comparison.records import GroupRecord, Summary, TrialRecord
 from jpu.comparison.rows import Row
 from jpu.comparison.statistics import Bootstrap, point
@@ -65,7 +65,7 @@ def write(summary: Summary, folder: Path = COMPARISON) -> None:
         write_text(new / "comparison.csv", as_csv(summary))
         write_text(new / "comparison.html", render(summary))
         for group in summary.groups:
-            drawn = chart(group, standalone=True)
+            drawn = plot_file(group)
             if drawn:
                 write_text(new / f"pareto-{group.name}.svg", drawn + "\n")
 

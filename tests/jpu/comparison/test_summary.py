@@ -15,6 +15,7 @@ from jpu.comparison.forest import forest_plots
 from jpu.comparison.metrics import RECALLS
 from jpu.comparison.page import render
 from jpu.comparison.pareto import chart, points
+from jpu.comparison.plot_file import plot_file
 from jpu.comparison.records import Kind, Summary, TrialRecord
 from jpu.comparison.rows import Cost, Outcome, Row
 from jpu.comparison.statistics import Bootstrap
@@ -200,7 +201,7 @@ def test_the_tables_name_what_was_tried(summary: Summary) -> None:
 
 def test_the_plot_has_a_mark_for_each_method_where_it_belongs(summary: Summary) -> None:
     (group,) = summary.groups
-    svg = ElementTree.fromstring(chart(group, standalone=True))
+    svg = ElementTree.fromstring(plot_file(group))
     names = [t.text for t in svg.iter("{http://www.w3.org/2000/svg}title")]
     assert len(names) == 1 + len(group.methods)
     marks = points(group)
@@ -213,10 +214,27 @@ def test_the_plot_has_a_mark_for_each_method_where_it_belongs(summary: Summary) 
     assert float(rect.attrib["y"]) + 4.5 > float(circle.attrib["cy"])
 
 
+def test_the_file_of_the_plot_says_what_its_numbers_stand_for(summary: Summary) -> None:
+    (group,) = summary.groups
+    svg = ElementTree.fromstring(plot_file(group))
+    wide, high = (float(size) for size in svg.attrib["viewBox"].split()[2:])
+    texts = svg.findall(".//{http://www.w3.org/2000/svg}text")
+    named = [text for text in texts if text.attrib.get("class") == "named"]
+    kinds = [text.text for text in texts if text.attrib.get("class") == "heading"]
+    assert kinds == ["ours", "baselines", "controls", "the subject as it is"]
+    by_height = {float(text.attrib["y"]): text.text for text in texts if text.attrib.get("text-anchor") == "end"}
+    found = {by_height[float(text.attrib["y"])]: text.text for text in named}
+    words = {name: "original" if name == "original" else said for name, (said, _) in METHODS.items()}
+    assert found == {str(p.number): words[p.method.name] for p in points(group)}
+    # Letters are some six wide.
+    assert all(float(t.attrib["x"]) + 6 * len(t.text or "") < wide and float(t.attrib["y"]) < high for t in named)
+    assert plot_file(group.model_copy(update={"methods": ()})) == ""
+
+
 def test_numbers_of_methods_in_one_place_do_not_lie_on_each_other() -> None:
     methods: dict[str, tuple[str, Kind]] = {name: (name, "baseline") for name in ("jpu", "a", "b", "c", "d")}
     found = summarise_group("g", {m: {"s0": row("jpu", 0)} for m in methods}, methods, "jpu", Bootstrap(50))
-    svg = ElementTree.fromstring(chart(found, standalone=True))
+    svg = ElementTree.fromstring(plot_file(found))
     labels = svg.findall(".//{http://www.w3.org/2000/svg}text[@class='label']")
     places = [(float(label.attrib["x"]), float(label.attrib["y"])) for label in labels]
     assert sorted(str(label.text) for label in labels) == ["1", "2", "3", "4", "5"]
