@@ -86,6 +86,12 @@ def file_of(registry: str, name: str) -> str:
     raise SettingsError(f"nothing in {registry} is called {name!r}", mend="Check the name, or add it there.")
 
 
+def names_in(registry: str) -> list[str]:
+    """The names of a registry's entries, found without importing any."""
+    found = (_names(path.relative_to(ROOT).as_posix()) for path in (ROOT / registry).glob("*.py"))
+    return sorted(name for names in found for name in names)
+
+
 @functools.cache
 def meaning(path: str) -> str:
     """What a file does, as a digest: its syntax without docstrings."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from jpu.comparison.rows import Row
 from jpu.errors import SettingsError
 from tasks.comparing.choice import choose
-from tasks.comparing.code import code_digest, file_of
+from tasks.comparing.code import code_digest, file_of, names_in
 from tasks.comparing.sections import Attacks, Changes, EvaluationSection, Experiments, TuningSection, WorldSection
 from tasks.params import Document, read_document
 from tasks.sections import DataSettings, MiningSettings, PathsSettings, SubjectSettings, UnlearningSettings
@@ -183,6 +183,8 @@ class Planner:
         self.document: Document = read_document(path)
         self.experiments: Experiments = checked(self.document, Experiments)
         self.settings: Settings = load_settings()
+        self._attacks_are_there("tuning", self.experiments.tuning.attacks)
+        self._attacks_are_there("evaluation", self.experiments.evaluation.attacks)
         self.subjects = {name: self._subject(name) for name in self.experiments.subjects}
         for name, entry in self.experiments.methods.items():
             # A mistake in a setting is told before anything is run.
@@ -244,6 +246,16 @@ class Planner:
         """Pairs of method and subject, each once, in the order of the file."""
         subjects, names = list(self.subjects), list(self.experiments.methods)
         return sorted(set(pairs), key=lambda pair: (subjects.index(pair[1]), names.index(pair[0])))
+
+    def _attacks_are_there(self, section: str, attacks: Attacks) -> None:
+        known = names_in("jpu/attacks")
+        for name in attacks:
+            if name not in known:
+                raise SettingsError(
+                    f"no attack is called {name!r}",
+                    where=self.document.where([section, "attacks", name]),
+                    mend=f"Choose among: {', '.join(known)}.",
+                )
 
     def _subject(self, name: str) -> SubjectSpec:
         entry = self.experiments.subjects[name]

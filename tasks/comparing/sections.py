@@ -146,6 +146,8 @@ class Experiments(Section):
                 raise wrong(f"there is no subject {entry.tuned_on!r}", "subjects", name, "tuned_on")
             if self.subjects[entry.tuned_on].learning_rate_multipliers:
                 raise wrong("settings are chosen first where nothing is multiplied", "subjects", name, "tuned_on")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise wrong("a seed stands there twice, and would be counted twice", "seeds")
         if self.report.reference not in self.methods:
             raise wrong(f"there is no method {self.report.reference!r}", "report", "reference")
         for asked in self.report.questions:

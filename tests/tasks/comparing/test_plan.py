@@ -358,6 +358,13 @@ def refused(**changes: Any) -> SettingsError:
             "'Is it?' names 'best', which is no method",
         ),
         (edited("tuning", "attacks", value={}), "tuning.attacks", "at least 1"),
+        (
+            edited("tuning", "attacks", value={"magic": {"queries": 1}}),
+            "tuning.attacks.magic",
+            "no attack is called 'magic'",
+        ),
+        (edited("evaluation", "attacks", value={"magic": {"queries": 1}}), "evaluation.attacks.magic", "'magic'"),
+        (edited("seeds", value=[1, 1]), "seeds", "a seed stands there twice"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(change: dict[str, Any], key: str, what: str) -> None:
@@ -371,8 +378,3 @@ def test_a_setting_in_a_trial_is_looked_at_before_anything_is_run() -> None:
     tried = [{"unlearning": {"learning_rate": 1e-3}}, {"unlearning": {"learning_rate": -1.0}}]
     error = refused(**edited("methods", "sft", "tune", value=tried))
     assert "greater than 0" in error.what and "methods.sft" in str(error.where)
-
-
-def test_an_attack_or_a_defence_that_is_not_there_is_named() -> None:
-    error = refused(**edited("evaluation", "attacks", value={"magic": {"queries": 1}}))
-    assert "'magic'" in error.what
