@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from jpu.comparison.metrics import UTILITY, WORST
 from jpu.comparison.rows import Row, read_row
 from jpu.comparison.statistics import point
 from jpu.errors import JpuError, SettingsError
+from tasks.comparing.clock import Clock, Like
 from tasks.comparing.plan import EXPERIMENTS, Plan, Planner, Run
 from tasks.comparing.results import read_rows
 from tasks.comparing.workers import Job, Pool, in_this_process
@@ -111,13 +111,15 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
     planner, rows = Planner(request.path), read_rows()
     done = Compared(planner.plan(rows), rows)
     request.check(done.plan)
+    clock = Clock(rows.values(), {name: subject.group for name, subject in done.plan.subjects.items()})
+    clock.expect(_ahead(done, request))
+    if outlook := clock.outlook(max(1, request.workers)):
+        say(outlook)
     with Pool(max(1, request.workers)) as pool:
 
         def work(jobs: Sequence[Job]) -> None:
-            clock = _Clock(len(jobs))
-
             def finished(job: Job, outcome: str | JpuError, seconds: float) -> None:
-                left = clock.tick()
+                left = clock.tick(_like(job))
                 if isinstance(outcome, JpuError):
                     done.failed[job.name] = outcome
                     say(f"{left} {job.name} failed: {outcome}")
@@ -137,11 +139,10 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
                 in_this_process(jobs, finished)
 
         for phase in _PHASES:
-            plan = planner.plan(done.rows)
+            done.plan = plan = planner.plan(done.rows)
+            clock.expect(_ahead(done, request))
             kinds = plan.experiments.methods
-            wanted = [run for run in plan.runs if request.wants(run, plan) and run.key not in done.rows]
-            wanted = [run for run in wanted if phase == _phase(run.kind, kinds[run.method].kind)]
-            wanted = [run for run in wanted if run.name not in done.failed]
+            wanted = [run for run in _wanted(done, request) if phase == _phase(run.kind, kinds[run.method].kind)]
             spent = list(dict.fromkeys(run.subject.name for run in wanted))
             # A subject that cannot be made is tried once.
             new = [Job(plan.subjects[name]) for name in spent if not plan.subjects[name].made]
@@ -152,23 +153,28 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
     return done
 
 
+def _wanted(done: Compared, request: Request) -> list[Run]:
+    """Runs that are asked for, known, not there, and not in vain."""
+    asked = [run for run in done.missing if request.wants(run, done.plan)]
+    return [run for run in asked if not {run.name, Job(run.subject).name} & set(done.failed)]
+
+
+def _ahead(done: Compared, request: Request) -> list[Like]:
+    """All that is to be done as far as is known: runs whose settings are not chosen yet, and subjects, too."""
+    plan, wanted = done.plan, _wanted(done, request)
+    later = [(method, plan.subjects[name]) for method, name in plan.waiting if request.names(method, name)]
+    needed = {subject.name: subject for subject in [*(run.subject for run in wanted), *(s for _, s in later)]}
+    jobs = [Job(subject) for subject in needed.values() if not subject.made] + [Job(run.subject, run) for run in wanted]
+    unknown = [Like("final", method, subject.group) for method, subject in later for _ in plan.experiments.seeds]
+    return [*map(_like, jobs), *unknown]
+
+
+def _like(job: Job) -> Like:
+    return Like(job.run.kind if job.run else "subject", job.run.method if job.run else "", job.subject.group)
+
+
 def _phase(run: str, method: str) -> str:
     return "trial" if run == "trial" else "ablation" if method == "ablation" else "final"
-
-
-class _Clock:
-    """How far a list of jobs is, in words."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
-        self.began = time.monotonic()
-
-    def tick(self) -> str:
-        """One more is done."""
-        self.done += 1
-        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
-        hours, rest = divmod(round(left), 3600)
-        return f"[{self.done}/{self.total}, {hours}:{rest // 60:02d}:{rest % 60:02d} left]"
 
 
 def _figures(row: Row) -> str:
