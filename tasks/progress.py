@@ -32,10 +32,12 @@ class Progress:
         self._last = now
         speed = (done - self._from) / max(1e-9, now - self._start)
         left = (total - done) / speed if speed else 0.0
-        when = f"{_clock(left)} left" if done < total else f"took {_clock(now - self._start)}"
+        when = f"{duration(left)} left" if done < total else f"took {duration(now - self._start)}"
         print(f"{self.title}: {done}/{total}, {when} {note}".rstrip(), flush=True)
 
 
-def _clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a clock shows them: 9:05, or 1:02:09 from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -152,11 +152,15 @@ def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
 
 def _mark(point: Point, x: float, y: float, at: tuple[float, float] | None, group: GroupRecord) -> Markup:
     method = point.method
-    runs = "" if method.complete else f" ({len(method.runs)} of {len(group.runs)} runs)"
-    told = f"{point.number} {method.name}: {method.words}; {_percent(point.y)} at {_percent(point.x)}{runs}"
+    told = f"{point.number} {method.name}: {named(method, group)}; {_percent(point.y)} at {_percent(point.x)}"
     label = None if at is None else tag("text", str(point.number), x=at[0], y=at[1], class_="label")
     class_ = None if method.complete else "short"
     return tag("g", tag("title", told), shape(method.kind, x, y), label, class_=class_)
+
+
+def named(method: MethodRecord, group: GroupRecord) -> str:
+    """A method in words, with how many runs it has where it lacks some."""
+    return method.words if method.complete else f"{method.words} ({len(method.runs)} of {len(group.runs)} runs)"
 
 
 def shape(kind: Kind, x: float, y: float) -> Markup:

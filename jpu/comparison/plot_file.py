@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from jpu.card.markup import Child, Markup, tag
-from jpu.comparison.pareto import HEIGHT, KINDS, WIDTH, Point, drawing, points, shape
+from jpu.card.markup import Markup, tag
+from jpu.comparison.pareto import HEIGHT, KINDS, WIDTH, Point, drawing, named, points, shape
 from jpu.comparison.records import GroupRecord
 
 _ROW, _TOP = 15, 24
@@ -18,19 +18,15 @@ def plot_file(group: GroupRecord) -> Markup:
     parts = drawing(group)
     if not parts:
         return Markup("")
-    listed = [(KINDS[kind], [p for p in points(group) if p.method.kind == kind]) for kind in KINDS]
-    key: list[Child] = []
-    y = _TOP
-    for heading, marks in listed:
-        if not marks:
-            continue
-        key.append(shape(marks[0].method.kind, WIDTH + 8, y - 4))
-        key.append(tag("text", heading, x=WIDTH + 22, y=y, class_="heading"))
-        for place, mark in enumerate(marks, 1):
-            key.append(tag("text", str(mark.number), x=WIDTH + 38, y=y + place * _ROW, text_anchor="end"))
-            key.append(tag("text", _said(mark, group), x=WIDTH + 44, y=y + place * _ROW, class_="named"))
-        y += (len(marks) + 1) * _ROW + 6
-    longest = max(len(_said(mark, group)) for _, marks in listed for mark in marks)
+    key, y = [], _TOP
+    for kind, heading in KINDS.items():
+        marks = [point for point in points(group) if point.method.kind == kind]
+        if marks:
+            key += [shape(kind, WIDTH + 8, y - 4), tag("text", heading, x=WIDTH + 22, y=y, class_="heading")]
+            for place, point in enumerate(marks, 1):
+                key += _entry(point, group, y + place * _ROW)
+            y += (len(marks) + 1) * _ROW + 6
+    longest = max(len(named(point.method, group)) for point in points(group))
     width, height = round(WIDTH + 56 + longest * _LETTER), max(HEIGHT, y)
     style = files("jpu.comparison").joinpath("pareto.css").read_text(encoding="utf-8")
     return tag(
@@ -45,9 +41,9 @@ def plot_file(group: GroupRecord) -> Markup:
     )
 
 
-def _said(point: Point, group: GroupRecord) -> str:
-    method = point.method
-    # What is known already need not be said twice.
-    if method.kind == "original":
-        return method.name
-    return method.words if method.complete else f"{method.words} ({len(method.runs)} of {len(group.runs)} runs)"
+def _entry(point: Point, group: GroupRecord, y: int) -> list[Markup]:
+    words = named(point.method, group)
+    return [
+        tag("text", str(point.number), x=WIDTH + 38, y=y, text_anchor="end"),
+        tag("text", words, x=WIDTH + 44, y=y, class_="named"),
+    ]

@@ -61,14 +61,15 @@ def container_of(fetched: Fetched) -> str:
     """The container of a file: by its suffix, else by its first character.
 
     Raises:
-        DataError: A suffix of something that is not read (Parquet, archives, spreadsheets).
+        DataError: Something that is not read (Parquet, archives, spreadsheets), by its first bytes or its suffix.
     """
     suffix = PurePosixPath(fetched.name).suffix.lower()
-    if suffix in _SUFFIXES:
-        return _SUFFIXES[suffix]
     head = fetched.data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
+    # Whatever it is called: an archive by the name of a table would be told as a fault of that table's text.
     if head.startswith((b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"SQLite format")) or suffix == ".parquet":
         raise DataError("a packed or binary file", where=fetched.where, mend="Unpack it, or export it to CSV or JSONL.")
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
     if head.startswith(b"["):
         return "json"
     if head.startswith(b"{"):

@@ -12,10 +12,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 from jpu.comparison.rows import Row
+from tasks.progress import duration
 
 
-class Like(NamedTuple):
-    """What has to be known of a job to say how long it takes.
+class Work(NamedTuple):
+    """A job, by what has to be known of it to say how long it takes.
 
     Attributes:
         kind: A subject to be made, a trial or a final run.
@@ -44,19 +45,19 @@ class Clock:
         self._took: dict[tuple[str, ...], list[float]] = {}
         for row in rows:
             seconds = row.cost.train_seconds + row.cost.evaluate_seconds
-            like = Like(row.kind, row.method, groups.get(row.subject, ""))
-            for key in _keys(like):
+            made = Work(row.kind, row.method, groups.get(row.subject, ""))
+            for key in _keys(made):
                 self._took.setdefault(key, []).append(seconds)
         self._began = now()
         self._done, self._spent = 0, 0.0
         self._total, self._ahead = 0, 0.0
 
-    def expect(self, jobs: Iterable[Like]) -> None:
+    def expect(self, jobs: Iterable[Work]) -> None:
         """These are still to be done, and no others are known of."""
         ahead = [self._weight(job) for job in jobs]
         self._total, self._ahead = self._done + len(ahead), sum(ahead)
 
-    def outlook(self, workers: int) -> str:
+    def estimate(self, workers: int) -> str:
         """What is to be done before anything is, in words; empty where there is nothing.
 
         Args:
@@ -64,30 +65,25 @@ class Clock:
         """
         if not self._total:
             return ""
-        took = f", {_hours(self._ahead / workers)} if they take what such runs took before" if self._took else ""
+        took = f", {duration(self._ahead / workers)} if they take what such runs took before" if self._took else ""
         return f"{self._total} to be made, {workers} at a time{took}"
 
-    def tick(self, job: Like) -> str:
+    def tick(self, job: Work) -> str:
         """One of them is done: how far it has come, in words."""
         weight = self._weight(job)
         self._done += 1
         self._spent += weight
         self._ahead = max(0.0, self._ahead - weight)
         left = (self._now() - self._began) / self._spent * self._ahead
-        return f"[{self._done}/{self._total}, {_hours(left)} left]"
+        return f"[{self._done}/{self._total}, {duration(left)} left]"
 
-    def _weight(self, job: Like) -> float:
+    def _weight(self, job: Work) -> float:
         """Seconds that the runs took that are most like it; of a subject, as long as a run on it takes."""
         known = next((found for key in _keys(job) if (found := self._took.get(key))), [1.0])
         return max(fmean(known), 1e-3)
 
 
-def _hours(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
-
-
-def _keys(job: Like) -> list[tuple[str, ...]]:
+def _keys(job: Work) -> list[tuple[str, ...]]:
     """Runs that are like it, the likest first."""
     if job.kind == "subject":
         return [("group", job.group), ()]

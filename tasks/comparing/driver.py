@@ -10,7 +10,7 @@ from jpu.comparison.metrics import UTILITY, WORST
 from jpu.comparison.rows import Row, read_row
 from jpu.comparison.statistics import point
 from jpu.errors import JpuError, SettingsError
-from tasks.comparing.clock import Clock, Like
+from tasks.comparing.clock import Clock, Work
 from tasks.comparing.plan import EXPERIMENTS, Plan, Planner, Run
 from tasks.comparing.results import read_rows
 from tasks.comparing.workers import Job, Pool, in_this_process
@@ -113,13 +113,13 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
     request.check(done.plan)
     clock = Clock(rows.values(), {name: subject.group for name, subject in done.plan.subjects.items()})
     clock.expect(_ahead(done, request))
-    if outlook := clock.outlook(max(1, request.workers)):
-        say(outlook)
+    if estimate := clock.estimate(max(1, request.workers)):
+        say(estimate)
     with Pool(max(1, request.workers)) as pool:
 
         def work(jobs: Sequence[Job]) -> None:
             def finished(job: Job, outcome: str | JpuError, seconds: float) -> None:
-                left = clock.tick(_like(job))
+                left = clock.tick(_work_of(job))
                 if isinstance(outcome, JpuError):
                     done.failed[job.name] = outcome
                     say(f"{left} {job.name} failed: {outcome}")
@@ -139,8 +139,7 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
                 in_this_process(jobs, finished)
 
         for phase in _PHASES:
-            done.plan = plan = planner.plan(done.rows)
-            clock.expect(_ahead(done, request))
+            plan = done.plan
             kinds = plan.experiments.methods
             wanted = [run for run in _wanted(done, request) if phase == _phase(run.kind, kinds[run.method].kind)]
             spent = list(dict.fromkeys(run.subject.name for run in wanted))
@@ -149,7 +148,9 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
             work([job for job in new if job.name not in done.failed])
             ready = sorted((run for run in wanted if run.subject.made), key=lambda run: spent.index(run.subject.name))
             work([Job(run.subject, run) for run in ready])
-    done.plan = planner.plan(done.rows)
+            # What was tried has chosen what is to be run.
+            done.plan = planner.plan(done.rows)
+            clock.expect(_ahead(done, request))
     return done
 
 
@@ -159,18 +160,18 @@ def _wanted(done: Compared, request: Request) -> list[Run]:
     return [run for run in asked if not {run.name, Job(run.subject).name} & set(done.failed)]
 
 
-def _ahead(done: Compared, request: Request) -> list[Like]:
+def _ahead(done: Compared, request: Request) -> list[Work]:
     """All that is to be done as far as is known: runs whose settings are not chosen yet, and subjects, too."""
     plan, wanted = done.plan, _wanted(done, request)
     later = [(method, plan.subjects[name]) for method, name in plan.waiting if request.names(method, name)]
     needed = {subject.name: subject for subject in [*(run.subject for run in wanted), *(s for _, s in later)]}
     jobs = [Job(subject) for subject in needed.values() if not subject.made] + [Job(run.subject, run) for run in wanted]
-    unknown = [Like("final", method, subject.group) for method, subject in later for _ in plan.experiments.seeds]
-    return [*map(_like, jobs), *unknown]
+    unknown = [Work("final", method, subject.group) for method, subject in later for _ in plan.experiments.seeds]
+    return [*map(_work_of, jobs), *unknown]
 
 
-def _like(job: Job) -> Like:
-    return Like(job.run.kind if job.run else "subject", job.run.method if job.run else "", job.subject.group)
+def _work_of(job: Job) -> Work:
+    return Work(job.run.kind if job.run else "subject", job.run.method if job.run else "", job.subject.group)
 
 
 def _phase(run: str, method: str) -> str:

@@ -183,8 +183,7 @@ class Planner:
         self.document: Document = read_document(path)
         self.experiments: Experiments = checked(self.document, Experiments)
         self.settings: Settings = load_settings()
-        self._attacks_are_there("tuning", self.experiments.tuning.attacks)
-        self._attacks_are_there("evaluation", self.experiments.evaluation.attacks)
+        self._attacks_are_there()
         self.subjects = {name: self._subject(name) for name in self.experiments.subjects}
         for name, entry in self.experiments.methods.items():
             # A mistake in a setting is told before anything is run.
@@ -247,9 +246,10 @@ class Planner:
         subjects, names = list(self.subjects), list(self.experiments.methods)
         return sorted(set(pairs), key=lambda pair: (subjects.index(pair[1]), names.index(pair[0])))
 
-    def _attacks_are_there(self, section: str, attacks: Attacks) -> None:
+    def _attacks_are_there(self) -> None:
         known = names_in("jpu/attacks")
-        for name in attacks:
+        asked = {"tuning": self.experiments.tuning.attacks, "evaluation": self.experiments.evaluation.attacks}
+        for section, name in ((section, name) for section, attacks in asked.items() for name in attacks):
             if name not in known:
                 raise SettingsError(
                     f"no attack is called {name!r}",

@@ -208,6 +208,8 @@ def test_other_placeholders_are_left_where_ours_is_there_or_one_is_named() -> No
         ("[1]", "a.json", "a.json item 1", "not int"),
         (b"PAR1....", "a.parquet", "a.parquet", "packed or binary"),
         (b"\x1f\x8b....", "a.gz", "a.gz", "packed or binary"),
+        # What it is called does not hide what it is, and these bytes are UTF-8.
+        (b"PK\x03\x04....", "a.jsonl", "a.jsonl", "packed or binary"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(text: str | bytes, name: str, where: str, says: str) -> None:

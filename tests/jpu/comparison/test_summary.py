@@ -224,8 +224,7 @@ def test_the_file_of_the_plot_says_what_its_numbers_stand_for(summary: Summary) 
     assert kinds == ["ours", "baselines", "controls", "the subject as it is"]
     by_height = {float(text.attrib["y"]): text.text for text in texts if text.attrib.get("text-anchor") == "end"}
     found = {by_height[float(text.attrib["y"])]: text.text for text in named}
-    words = {name: "original" if name == "original" else said for name, (said, _) in METHODS.items()}
-    assert found == {str(p.number): words[p.method.name] for p in points(group)}
+    assert found == {str(p.number): METHODS[p.method.name][0] for p in points(group)}
     # Letters are some six wide.
     assert all(float(t.attrib["x"]) + 6 * len(t.text or "") < wide and float(t.attrib["y"]) < high for t in named)
     assert plot_file(group.model_copy(update={"methods": ()})) == ""

@@ -36,11 +36,9 @@ def known(settings: Settings) -> Known:
 
 
 def zipped(text: bytes) -> bytes:
-    """An archive of always the same bytes: at some times of day its time stamp makes it UTF-8."""
     out = io.BytesIO()
-    member = zipfile.ZipInfo("a.jsonl", date_time=(2026, 1, 1, 0, 0, 0))
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr(member, text, zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jsonl", text)
     return out.getvalue()
 
 
@@ -49,7 +47,7 @@ def behavior(**fields: Any) -> dict[str, Any]:
 
 
 BAD_FILES: dict[str, tuple[Kind, str, bytes, str]] = {
-    "a zip bomb": ("templates", "a.jsonl", zipped(b"\0" * 10_000_000), "not UTF-8"),
+    "a zip bomb": ("templates", "a.jsonl", zipped(b"\0" * 10_000_000), "packed or binary"),
     "a zip without a suffix": ("templates", "a", zipped(b"\0" * 1000), "packed or binary"),
     "deflated": ("templates", "a.txt", zlib.compress(b"\0" * 10_000_000), "not UTF-8"),
     "Latin-1": ("templates", "a.txt", f"{SECRET} für {{query}}".encode("latin-1"), "not UTF-8"),
