@@ -29,6 +29,17 @@ _COUNTS = {
     "compared": "of them compared",
     "behaviors": "behaviors",
 }
+_ERASED = "What was erased"
+_WORDS = (
+    _COUNTS
+    | {
+        f"{kind}_{figure}_{when}": f"{words} {what}, {when}"
+        for kind, what in (("bare", "restricted questions"), ("benign", "benign questions"))
+        for figure, words in (("probability", "probability of the answers to"), ("told", "share told of"))
+        for when in ("before", "after")
+    }
+    | {"kl": "KL to the original, nats a token"}
+)
 _ESTIMATES = ("probability", "told", "drop", "beyond")
 _TAKEN_OUT = ("kind", "k", "fill", "selector", "group")
 CAUSAL = (*_TAKEN_OUT, *(f"{e}{end}" for e in _ESTIMATES for end in ("", "_low", "_high", "_n")))
@@ -84,20 +95,30 @@ def page(found: Found, shown: Sequence[Sheet]) -> str:
     """The figures on one page, with what they rest on."""
     rows = [
         Row(
-            _COUNTS.get(name, name.replace("_", " ")),
+            _WORDS.get(name, name),
             [show(one.figures.get(name), "count" if name in _COUNTS else "number") for one in found.erased],
         )
         for name in dict.fromkeys(name for one in found.erased for name in one.figures)
     ]
     erased = section(
         "erased",
-        "What was erased",
-        note("Probability of the answers to bare questions, what is told, and the jailbreaks that still get through."),
+        _ERASED,
+        note("How the original model was changed: by questions that are asked bare, before and after the erasure."),
         table("Erased models", ["Figure", *(one.defence for one in found.erased)], rows) if rows else None,
     )
     figures = section("figures", "Figures", *(on_page(sheet) for sheet in shown))
-    parts = [tag("header", tag("h1", "The two analyses, and the causal check")), tag("main", erased, figures)]
-    return document("The two analyses", *parts)
+    links = [tag("li", tag("a", words, href=f"#{to}")) for to, words in (("erased", _ERASED), ("figures", "Figures"))]
+    return document(
+        "The two analyses",
+        tag(
+            "header",
+            tag("p", "Analyses", class_="kicker"),
+            tag("h1", "The two analyses, and the causal check"),
+            tag("nav", tag("ul", *links), aria_label="Contents"),
+        ),
+        tag("main", erased, figures),
+        tag("footer", "What the figures mean, and their controls: docs/analyses.md."),
+    )
 
 
 def summary(found: Found) -> dict[str, Any]:
