@@ -260,6 +260,7 @@ class Weights(Section):
     anchor: Weight
     prefill: Weight
     leak: Weight
+    relearned: Weight = 0.0
     retain: Weight
 
 

@@ -29,6 +29,7 @@ COLUMNS = (
     "anchor",
     "prefill",
     "leak",
+    "relearned",
     "soft",
     "suffix",
     "chat",

@@ -34,7 +34,7 @@ _RUN_CODE = ("tasks/comparing/run.py",)
 _START_CODE = ("tasks/mining.py", "tasks/attribution.py")
 # What a method has no part in: the search for a path, and what JPU alone is made of. `test_plan.py` holds this true.
 _PATH_CODE = ("tasks/attribution.py", *(f"jpu/paths/{name}.py" for name in ("ascent", "igi", "select", "selectors")))
-_JPU_CODE = ("jpu/unlearning/exposures.py",)
+_JPU_CODE = ("jpu/unlearning/exposures.py", "jpu/unlearning/relearning.py")
 _JPU_SETTINGS = {"weights", "exposures", "prefill_batch", "exposure_batch", "exposures_a_step", "positions"}
 
 

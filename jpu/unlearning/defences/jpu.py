@@ -1,9 +1,10 @@
 """JPU: jailbreak path unlearning (arXiv 2601.03005); docs/method.md 3 has its losses and what is whose.
 
-    L = w_ref · L_ref + w_rect · L_rect + w_pre · L_prefill + w_leak · L_leak + w_x(t) · L_x(t) + w_ret · KL(M_0‖M_θ)
+    L = w_ref · L_ref + w_rect · L_rect + w_pre · L_prefill + w_leak · L_leak
+        + w_re · L_re + w_x(t) · L_x(t) + w_ret · KL(M_0‖M_θ)
 
 Refusals and anchors after mined jailbreaks, refusals after the leak's first words, the leak's unlikelihood, refusals
-under exposures that take turns, and M_0's word on the retain set.
+under simulated fine-tunings and under exposures that take turns, and M_0's word on the retain set.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jpu.unlearning.leaks import broken_off
 from jpu.unlearning.losses import leak_loss, prefill_loss, refusal_and_anchor_loss
 from jpu.unlearning.mined import Mined
 from jpu.unlearning.path_only import path_only
+from jpu.unlearning.relearning import Relearning
 from jpu.unlearning.trained import Trained
 
 
@@ -34,6 +36,8 @@ class JPU(Defence[JpuSettings]):
             raise ValueError("JPU needs anchors")
         self.anchors = self._steered(materials.anchors)
         self.exposures = [x for x in materials.exposures if settings.exposures.get(x.name, 0.0) > 0]
+        asked = materials.exposures[0].asked if materials.exposures and settings.weights.relearned else []
+        self.relearning = Relearning(self.subject, asked, materials.refusals)
 
     @classmethod
     def trained(cls, layers: int, settings: JpuSettings) -> Trained:
@@ -42,13 +46,14 @@ class JPU(Defence[JpuSettings]):
         return Trained(path=True, modules="attention", rank=16)
 
     def begin(self, mined: Mined, stream: Callable[[str], random.Random]) -> None:
-        """Make the exposures anew from the model as it is."""
+        """Make the exposures and the fine-tunings anew from the model as it is."""
         del mined
         for exposure in self.exposures:
             exposure.begin(stream(exposure.name))
+        self.relearning.begin(stream("relearned"))
 
     def passes(self, step: Step) -> Iterator[Losses]:
-        """As `Defence.passes`: jailbreaks, broken-off answers, exposures, and the retain term."""
+        """As `Defence.passes`: jailbreaks, broken-off answers, fine-tunings, exposures, and the retain term."""
         settings, weights, mined, rng = self.settings, self.settings.weights, step.mined, step.rng
         if mined.scored:
             drawn = mined.draw(self.materials.batch, rng)
@@ -74,6 +79,10 @@ class JPU(Defence[JpuSettings]):
                 with path_only(self.subject.model, settings.leak_scope == "path"):
                     leak = leak_loss(self.subject, prompts, openings, secrets)
                 yield {"leak": (weights.leak, leak)}
+        relearned = self.relearning.loss(mined, self.materials.batch, rng)
+        if relearned is not None:
+            yield {"relearned": (weights.relearned, relearned)}
+            del relearned
         if self.exposures and settings.exposure_batch:
             turns = min(settings.exposures_a_step, len(self.exposures))
             for turn in range(step.number * turns, (step.number + 1) * turns):

@@ -51,6 +51,7 @@ class Weights:
     anchor: float = 1.0
     prefill: float = 1.0
     leak: float = 0.0
+    relearned: float = 0.0
     retain: float = 1.0
 
 
