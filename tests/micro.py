@@ -36,7 +36,7 @@ MICRO: dict[str, dict[str, Any]] = {
         "kl_budget": 9.0,
         "positions": 2,
         # All of them, whatever the profile leaves out.
-        "weights": {"refusal": 1.0, "anchor": 1.0, "prefill": 1.0, "leak": 0.5, "retain": 1.0},
+        "weights": {"refusal": 1.0, "anchor": 1.0, "prefill": 1.0, "leak": 0.5, "relearned": 0.5, "retain": 1.0},
     },
     "evaluation": {
         "suite": ["direct", "static", "adaptive", "prefill"],
