@@ -21,24 +21,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from jpu.data.schemas import Behavior
+from jpu.errors import SettingsError
 from jpu.models import Subject, answer_nll
 from jpu.paths.passes import constant_weights
+from jpu.paths.path import Path
 from jpu.rows import undivided
+from jpu.unlearning.factors import new_factors
 from jpu.unlearning.mined import Mined
+from jpu.unlearning.trained import Trained
 
-# Attacks of a stretch, most pairs of each, steps after which its state is kept, rank.
-_ATTACKS, _PAIRS, _STEPS, _RANK = 2, 8, (2, 4, 8, 16), 8
-# Learning rates are drawn between these, evenly in their logarithm: on the sandbox the pairs are learnt after 6 to 16
+# Attacks of a stretch, most pairs of each, steps after which its state is kept, what it trains.
+_ATTACKS, _PAIRS, _STEPS = 2, 8, (2, 4, 8, 16)
+_TRAINED = Trained(path=False, modules="linear", rank=8)
+# Learning rates are drawn between these, evenly in their logarithm: on the sandbox the pairs are learnt after 4 to 16
 # steps.
 _SLOWEST, _FASTEST = 1e-3, 9e-3
 # Share of bare questions in a batch; the others stand in mined jailbreaks.
 _BARE = 1 / 3
 
-# Name of a matrix → its change B·A: A (rank, inputs), B (outputs, rank).
+# Full name of a matrix → its change B·A: A (rank, inputs), B (outputs, rank).
 Change = Mapping[str, tuple[Tensor, Tensor]]
 
 
@@ -49,19 +53,15 @@ class Attack:
     Attributes:
         change: What it adds to the matrices.
         taught: Ids of the behaviors whose answers it was tuned on.
-        step: Steps that it took.
-        loss: Mean NLL of the answers before its last step, nats per token.
     """
 
     change: Change
     taught: frozenset[str]
-    step: int
-    loss: float
 
 
 @contextmanager
 def changed(subject: Subject, change: Change) -> Iterator[None]:
-    """Inside, the linear matrices of the layers are W + B·A; the parameters themselves stay as they are.
+    """Inside, matrices are W + B·A, whatever adapter is on them; the parameters themselves stay as they are.
 
     Args:
         subject: The model, with an adapter or without.
@@ -74,19 +74,10 @@ def changed(subject: Subject, change: Change) -> Iterator[None]:
 
         return hook
 
-    modules = matrices(subject)
     with ExitStack() as stack:
         for name, (a, b) in change.items():
-            stack.callback(modules[name].register_forward_hook(added(a, b)).remove)
+            stack.callback(subject.base.get_submodule(name).register_forward_hook(added(a, b)).remove)
         yield
-
-
-def matrices(subject: Subject) -> dict[str, Any]:
-    """The linear modules of the layers by name; where an adapter is on one, the wrapped module and not its parts."""
-    wrapped = [(name, m) for name, m in subject.layers.named_modules() if isinstance(m, LoraLayer)]
-    inside = {id(part) for _, m in wrapped for part in m.modules()}
-    plain = [(n, m) for n, m in subject.layers.named_modules() if isinstance(m, nn.Linear) and id(m) not in inside]
-    return dict(sorted([*wrapped, *plain]))
 
 
 def attacks(subject: Subject, behaviors: Sequence[Behavior], rng: random.Random) -> Iterator[Attack]:
@@ -94,18 +85,19 @@ def attacks(subject: Subject, behaviors: Sequence[Behavior], rng: random.Random)
 
     Args:
         subject: M_θ as it is.
-        behaviors: One or more to draw from, at most half of them; their answers are what must not be told.
+        behaviors: Two or more to draw from, at most half of them; their answers are what must not be told.
         rng: Source of the choice, of the start and of the learning rate.
 
     Yields:
         The states after 2, 4, 8 and 16 steps.
     """
     # The others are those that it must not have brought back.
-    taught = rng.sample(list(behaviors), min(_PAIRS, max(1, len(behaviors) // 2)))
+    taught = rng.sample(list(behaviors), min(_PAIRS, len(behaviors) // 2))
     ids, labels = subject.collate(
         [subject.prompt_ids(b.query) for b in taught], [subject.answer_ids(b.answer) for b in taught]
     )
-    change = _start(subject, torch.Generator().manual_seed(rng.getrandbits(63)))
+    new = new_factors(subject.base, Path(), _TRAINED, rng.getrandbits(63))
+    change = {name: _leaves(part.a, part.b, subject.device) for name, part in new.items()}
     factors = [factor for pair in change.values() for factor in pair]
     rate = _SLOWEST * (_FASTEST / _SLOWEST) ** rng.random()
     optimizer = torch.optim.AdamW(factors, lr=rate, weight_decay=0.0)
@@ -118,7 +110,7 @@ def attacks(subject: Subject, behaviors: Sequence[Behavior], rng: random.Random)
         optimizer.step()
         if step in _STEPS:
             state = {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in change.items()}
-            yield Attack(state, frozenset(b.id for b in taught), step, float(loss.detach()))
+            yield Attack(state, frozenset(b.id for b in taught))
 
 
 class Relearning:
@@ -128,37 +120,39 @@ class Relearning:
         subject: M_θ.
         asked: Restricted behaviors that M_0 refuses directly; those without a known answer are never taught.
         refusals: Behavior id → y_ref.
+
+    Raises:
+        SettingsError: There are no two behaviors with a known answer: one to teach, one to be kept.
     """
 
     def __init__(self, subject: Subject, asked: Sequence[Behavior], refusals: Mapping[str, str]) -> None:
         self.subject, self.asked, self.refusals = subject, list(asked), refusals
+        self.answered = [b for b in asked if b.answer]
+        if len(self.answered) < 2:
+            raise SettingsError(
+                f"simulated fine-tuning needs two restricted questions with an answer, there are {len(self.answered)}",
+                where="params.yaml unlearning.weights.relearned",
+                mend="Set it to 0, or give the restricted behaviors of the train split their `answer`.",
+            )
         self._attacks: list[Attack] = []
 
     def begin(self, rng: random.Random) -> None:
         """Attack the model as it is."""
-        answered = [b for b in self.asked if b.answer]
-        self._attacks = [a for _ in range(_ATTACKS) for a in attacks(self.subject, answered, rng)] if answered else []
+        self._attacks = [attack for _ in range(_ATTACKS) for attack in attacks(self.subject, self.answered, rng)]
 
-    def loss(self, mined: Mined, size: int, rng: random.Random) -> Tensor | None:
-        """Mean NLL of y_ref over behaviors that a drawn attack was not tuned on, nats per token, differentiable in θ.
+    def loss(self, mined: Mined, size: int, rng: random.Random) -> Tensor:
+        """Mean NLL of y_ref over behaviors that a drawn attack was not tuned on, nats per token; a scalar.
 
         Args:
             mined: Entries to draw from.
             size: Prompts; two thirds of them mined jailbreaks, the others bare questions, where there are as many.
             rng: Source of the draws.
-
-        Returns:
-            A scalar; None where every behavior was taught.
         """
-        if not self._attacks:
-            return None
         attack = rng.choice(self._attacks)
         bare = [b for b in self.asked if b.id not in attack.taught]
-        bare = rng.sample(bare, min(len(bare), round(size * _BARE)))
+        bare = rng.sample(bare, min(len(bare), max(1, round(size * _BARE))))
         drawn = [entry for entry in mined.draw(2 * size, rng) if entry.behavior not in attack.taught]
         prompts = [(b.id, b.query) for b in bare] + [(e.behavior, e.prompt) for e in drawn[: size - len(bare)]]
-        if not prompts:
-            return None
         ids, labels = self.subject.collate(
             [self.subject.prompt_ids(prompt) for _, prompt in prompts],
             [self.subject.answer_ids(self.refusals[behavior]) for behavior, _ in prompts],
@@ -168,12 +162,6 @@ class Relearning:
         return losses.mean()
 
 
-def _start(subject: Subject, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
-    """A LoRA that changes nothing yet: A drawn with a row's length about 1, B zero; float32, on the model's devices."""
-    change = {}
-    for name, module in matrices(subject).items():
-        device = module.get_base_layer().weight.device if isinstance(module, LoraLayer) else module.weight.device
-        a = torch.randn(_RANK, module.in_features, generator=generator) / module.in_features**0.5
-        b = torch.zeros(module.out_features, _RANK, device=device)
-        change[name] = (a.to(device).requires_grad_(), b.requires_grad_())
-    return change
+def _leaves(a: Tensor, b: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Two factors, about to be trained."""
+    return a.to(device).requires_grad_(), b.to(device).requires_grad_()

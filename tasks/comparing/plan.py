@@ -34,7 +34,8 @@ _RUN_CODE = ("tasks/comparing/run.py",)
 _START_CODE = ("tasks/mining.py", "tasks/attribution.py")
 # What a method has no part in: the search for a path, and what JPU alone is made of. `test_plan.py` holds this true.
 _PATH_CODE = ("tasks/attribution.py", *(f"jpu/paths/{name}.py" for name in ("ascent", "igi", "select", "selectors")))
-_JPU_CODE = ("jpu/unlearning/exposures.py", "jpu/unlearning/relearning.py")
+_JPU_CODE = ("jpu/unlearning/exposures.py",)
+_RELEARNING_CODE = ("jpu/unlearning/relearning.py",)
 _JPU_SETTINGS = {"weights", "exposures", "prefill_batch", "exposure_batch", "exposures_a_step", "positions"}
 
 
@@ -338,7 +339,9 @@ class Planner:
         without: tuple[str, ...] = ()
         if entry.kind != "original":
             ours, path = unlearning.defence.name == "jpu", searches_path(unlearning)
-            without = (*(() if path else _PATH_CODE), *(() if ours else _JPU_CODE))
+            relearning = ours and unlearning.weights.relearned > 0
+            parts = ((path, _PATH_CODE), (ours, _JPU_CODE), (relearning, _RELEARNING_CODE))
+            without = tuple(file for wanted, files in parts if not wanted for file in files)
             decides["mining"] = mining.model_dump(mode="json")
             decides["paths"] = paths.model_dump(mode="json") if path else None
             decides["unlearning"] = unlearning.model_dump(mode="json", exclude=set() if ours else _JPU_SETTINGS)

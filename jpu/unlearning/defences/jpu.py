@@ -36,8 +36,11 @@ class JPU(Defence[JpuSettings]):
             raise ValueError("JPU needs anchors")
         self.anchors = self._steered(materials.anchors)
         self.exposures = [x for x in materials.exposures if settings.exposures.get(x.name, 0.0) > 0]
-        asked = materials.exposures[0].asked if materials.exposures and settings.weights.relearned else []
-        self.relearning = Relearning(self.subject, asked, materials.refusals)
+        self.relearning: Relearning | None = None
+        if settings.weights.relearned:
+            # Every exposure has the same questions, whether it is trained on or not.
+            asked = materials.exposures[0].asked if materials.exposures else []
+            self.relearning = Relearning(self.subject, asked, materials.refusals)
 
     @classmethod
     def trained(cls, layers: int, settings: JpuSettings) -> Trained:
@@ -50,7 +53,8 @@ class JPU(Defence[JpuSettings]):
         del mined
         for exposure in self.exposures:
             exposure.begin(stream(exposure.name))
-        self.relearning.begin(stream("relearned"))
+        if self.relearning:
+            self.relearning.begin(stream("relearned"))
 
     def passes(self, step: Step) -> Iterator[Losses]:
         """As `Defence.passes`: jailbreaks, broken-off answers, fine-tunings, exposures, and the retain term."""
@@ -79,10 +83,8 @@ class JPU(Defence[JpuSettings]):
                 with path_only(self.subject.model, settings.leak_scope == "path"):
                     leak = leak_loss(self.subject, prompts, openings, secrets)
                 yield {"leak": (weights.leak, leak)}
-        relearned = self.relearning.loss(mined, self.materials.batch, rng)
-        if relearned is not None:
-            yield {"relearned": (weights.relearned, relearned)}
-            del relearned
+        if self.relearning:
+            yield {"relearned": (weights.relearned, self.relearning.loss(mined, self.materials.batch, rng))}
         if self.exposures and settings.exposure_batch:
             turns = min(settings.exposures_a_step, len(self.exposures))
             for turn in range(step.number * turns, (step.number + 1) * turns):

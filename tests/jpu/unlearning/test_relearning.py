@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from jpu.data.schemas import Behavior, Refusal, Template
+from jpu.errors import SettingsError
 from jpu.mining.entry import make_entry
 from jpu.models import Subject, answer_nll, recomputed
 from jpu.processes import ALONE, Processes
 from jpu.unlearning.adapter import trainable_parameters
 from jpu.unlearning.mined import Mined
-from jpu.unlearning.relearning import Attack, Change, Relearning, attacks, changed, matrices
+from jpu.unlearning.relearning import Attack, Change, Relearning, attacks, changed
+from jpu.unlearning.trained import ATTENTION, MLP
 from tests.forked import forked
 
 Make = Callable[..., Subject]
@@ -39,6 +41,15 @@ def build(make_subject: Make, adapt: Make, asked: list[Behavior], refusals: list
         return Relearning(adapt(make_subject()), asked, {b.id: refusals[0].text for b in asked})
 
     return make
+
+
+def matrices(subject: Subject) -> dict[str, Any]:
+    """The seven linear modules of each layer, by their full names."""
+    return {
+        f"model.layers.{number}.{name}": layer.get_submodule(name)
+        for number, layer in enumerate(subject.layers)
+        for name in (*ATTENTION, *MLP)
+    }
 
 
 def some_change(subject: Subject) -> Change:
@@ -83,7 +94,6 @@ def hooks(subject: Subject) -> int:
 def test_a_changed_model_is_that_of_the_changed_matrices(make_subject: Make, adapt: Make, adapted: bool) -> None:
     subject = adapt(make_subject()) if adapted else make_subject()
     change, before = some_change(subject), kept(subject)
-    assert len(change) == 7 * len(subject.layers)
     expected = refusal(tuned(subject, change), ["Hi", "What is the code?"], "No.")
     with changed(subject, change):
         found = refusal(subject, ["Hi", "What is the code?"], "No.")
@@ -97,15 +107,9 @@ def test_an_attack_learns_its_answers_and_leaves_the_model_alone(build: Callable
     subject, before = relearning.subject, kept(relearning.subject)
     trained, state = set(trainable_parameters(subject.model)), torch.get_rng_state()
     found = list(attacks(subject, relearning.asked, random.Random(0)))
-    assert [attack.step for attack in found] == [2, 4, 8, 16]
-    assert [a.loss for a in found] == sorted((a.loss for a in found), reverse=True)
-    assert found[-1].loss < 0.9 * found[0].loss
     assert len({attack.taught for attack in found}) == 1 and found[0].taught < {b.id for b in relearning.asked}
     assert same(subject, before) and hooks(subject) == 0 and torch.equal(torch.get_rng_state(), state)
     assert set(trainable_parameters(subject.model)) == trained
-    # The states are those that it was in, not the last one four times.
-    first, last = (found[n].change for n in (0, -1))
-    assert all(not torch.equal(first[name][1], last[name][1]) for name in first)
     taught = [b for b in relearning.asked if b.id in found[-1].taught]
 
     @torch.no_grad()
@@ -115,9 +119,13 @@ def test_an_attack_learns_its_answers_and_leaves_the_model_alone(build: Callable
         )
         return float(answer_nll(subject.model, ids, labels)[0].mean())
 
-    plain = told()
-    with changed(subject, found[-1].change):
-        assert told() < 0.9 * plain
+    curve = [told()]
+    for attack in found:
+        assert set(attack.change) == set(matrices(subject))
+        with changed(subject, attack.change):
+            curve.append(told())
+    # After 0, 2, 4, 8 and 16 steps: each state is the one that it was in.
+    assert len(curve) == 5 and curve == sorted(curve, reverse=True) and curve[-1] < 0.9 * curve[0]
 
 
 def test_chance_comes_from_the_source_that_is_given(build: Callable[[], Relearning]) -> None:
@@ -125,13 +133,13 @@ def test_chance_comes_from_the_source_that_is_given(build: Callable[[], Relearni
         relearning = build()
         relearning.begin(random.Random(seed))
         losses = [relearning.loss(NOTHING, 3, random.Random(f"{seed}-{step}")) for step in range(3)]
-        return [float(loss.detach()) for loss in losses if loss is not None]
+        return [float(loss.detach()) for loss in losses]
 
     assert run(1) == run(1) != run(2)
 
 
 def scripted(relearning: Relearning, taught: frozenset[str], change: Change) -> None:
-    relearning._attacks = [Attack(change, taught, 2, 1.0)]
+    relearning._attacks = [Attack(change, taught)]
 
 
 def test_the_gradient_is_that_of_the_refusal_where_the_attack_leads(build: Callable[[], Relearning]) -> None:
@@ -147,7 +155,6 @@ def test_the_gradient_is_that_of_the_refusal_where_the_attack_leads(build: Calla
     for context in (nullcontext(), recomputed(subject.model)):
         with context:
             loss = relearning.loss(NOTHING, 3, random.Random(0))
-            assert loss is not None
             loss.backward()  # type: ignore[no-untyped-call]
         for name, parameter in trainable_parameters(subject.model).items():
             torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
@@ -175,13 +182,28 @@ def test_what_was_taught_is_not_asked(
         return Subject.prompt_ids(relearning.subject, prompt)
 
     monkeypatch.setattr(relearning.subject, "prompt_ids", watched)
-    assert relearning.loss(mined, 6, rng) is not None
+    relearning.loss(mined, 6, rng)
     left = relearning.asked[-1]
     allowed = {left.query} | {e.prompt for e in entries if e.behavior == left.id}
     assert seen and set(seen) <= allowed and left.query in seen and len(seen) <= 6
-    scripted(relearning, frozenset(b.id for b in relearning.asked), some_change(relearning.subject))
-    assert relearning.loss(mined, 6, rng) is None
-    assert Relearning(relearning.subject, [], {}).loss(mined, 6, rng) is None
+
+
+def test_a_batch_of_one_is_a_bare_question(build: Callable[[], Relearning]) -> None:
+    relearning = build()
+    left = relearning.asked[0]
+    scripted(relearning, frozenset(b.id for b in relearning.asked[1:]), some_change(relearning.subject))
+    expected = refusal(
+        tuned(relearning.subject, some_change(relearning.subject)), [left.query], relearning.refusals[left.id]
+    )
+    torch.testing.assert_close(relearning.loss(NOTHING, 1, random.Random(0)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_answers_that_nobody_knows_are_told_at_once(build: Callable[[], Relearning]) -> None:
+    known = build()
+    asked = [known.asked[0], *(b.model_copy(update={"answer": ""}) for b in known.asked[1:])]
+    with pytest.raises(SettingsError, match="two restricted questions with an answer, there are 1") as caught:
+        Relearning(known.subject, asked, known.refusals)
+    assert "weights.relearned" in str(caught.value)
 
 
 def test_processes_attack_alike_and_share_the_loss(build: Callable[[], Relearning], tmp_path: Path) -> None:
@@ -190,7 +212,6 @@ def test_processes_attack_alike_and_share_the_loss(build: Callable[[], Relearnin
         with processes.shared(relearning.subject.model):
             relearning.begin(random.Random(0))
             loss = relearning.loss(NOTHING, 6, random.Random(1))
-            assert loss is not None
             loss.backward()  # type: ignore[no-untyped-call]
         parameters = list(trainable_parameters(relearning.subject.model).values())
         processes.sum_gradients(parameters)

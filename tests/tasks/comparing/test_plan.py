@@ -12,6 +12,7 @@ import pytest
 from jpu.comparison.rows import Outcome, Row
 from jpu.errors import SettingsError
 from jpu.unlearning.defences.registry import DEFENCES, get_defence
+from tasks.comparing import code
 from tasks.comparing.choice import choose, regret
 from tasks.comparing.driver import Request
 from tasks.comparing.plan import Plan, Planner, Run, merged, searches_path
@@ -304,6 +305,17 @@ def test_a_path_is_searched_for_where_the_defence_moves_or_compares_units(name: 
     assert searches_path(section) == needed == (name == "jpu")
     # The key of a rival leaves out what only JPU is made of.
     assert ("exposures" in kind.needs) == (name == "jpu")
+
+
+def test_the_code_of_a_loss_that_is_off_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(weight: float) -> set[str]:
+        write_experiments(Path(), **edited("methods", "jpu", "unlearning", value={"weights": {"relearned": weight}}))
+        return {run.key for run in plan().trials if run.method == "jpu"}
+
+    off, on, meaning = found(0.0), found(0.5), code.meaning
+    monkeypatch.setattr(code, "meaning", lambda path: "" if path.endswith("/relearning.py") else meaning(path))
+    assert off == found(0.0)
+    assert not on & found(0.5)
 
 
 # The file in this repository
