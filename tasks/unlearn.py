@@ -30,6 +30,7 @@ COLUMNS = (
     "prefill",
     "leak",
     "relearned",
+    "relearned_retain",
     "soft",
     "suffix",
     "chat",
