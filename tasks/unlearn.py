@@ -30,7 +30,6 @@ COLUMNS = (
     "prefill",
     "leak",
     "relearned",
-    "relearned_retain",
     "soft",
     "suffix",
     "chat",

@@ -6,13 +6,10 @@ gradient of a safety loss at the weights that they lead to, and steps along it f
 
     A_k = k steps of AdamW on −log π_{θ+A}(answer | question), from A = 0, a few restricted behaviors D
     L   = mean NLL of y_ref under θ + sg A_k, over behaviors that are not in D
-    L'  = KL(M_0 ‖ M_{θ + sg A_k}) on pairs of the retain set that are to be answered
 
-[L inferred: the form and the first-order gradient are TAR's.] TAR's attacks move all weights, and are made anew for
+[inferred: the form and the first-order gradient are TAR's.] TAR's attacks move all weights, and are made anew for
 every step. Here an attack is a LoRA on all linear matrices, so that no second copy of the model is held, and its states
-after 2, 4, 8 and 16 steps serve a whole stretch. Without L' the model learns that whoever was fine-tuned is to refuse
-whatever is asked, and refuses more where nobody was: TAR keeps answers at θ only. [ours] Evaluation fine-tunes all
-weights, which is of another kind.
+after 2, 4, 8 and 16 steps serve a whole stretch. [ours] Evaluation fine-tunes all weights, which is of another kind.
 """
 
 from __future__ import annotations
@@ -34,7 +31,6 @@ from jpu.paths.path import Path
 from jpu.rows import undivided
 from jpu.unlearning.factors import new_factors
 from jpu.unlearning.mined import Mined
-from jpu.unlearning.retain import ReferenceDistribution
 from jpu.unlearning.trained import Trained
 
 # Attacks of a stretch, most pairs of each, steps after which its state is kept, what it trains.
@@ -45,8 +41,6 @@ _TRAINED = Trained(path=False, modules="linear", rank=8)
 _SLOWEST, _FASTEST = 1e-3, 9e-3
 # Share of bare questions in a batch; the others stand in mined jailbreaks.
 _BARE = 1 / 3
-# Weight of L' where L has 1.
-_KEPT = 2.0
 
 # Full name of a matrix → its change B·A: A (rank, inputs), B (outputs, rank).
 Change = Mapping[str, tuple[Tensor, Tensor]]
@@ -120,27 +114,19 @@ def attacks(subject: Subject, behaviors: Sequence[Behavior], rng: random.Random)
 
 
 class Relearning:
-    """Refusal, and nothing else, under simulated fine-tunings of the model.
+    """Refusal under simulated fine-tunings of the model.
 
     Args:
         subject: M_θ.
         asked: Restricted behaviors that M_0 refuses directly; those without a known answer are never taught.
         refusals: Behavior id → y_ref.
-        retain: M_0 on the retain set.
 
     Raises:
         SettingsError: There are no two behaviors with a known answer: one to teach, one to be kept.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        asked: Sequence[Behavior],
-        refusals: Mapping[str, str],
-        retain: ReferenceDistribution,
-    ) -> None:
-        self.subject, self.asked, self.refusals, self.retain = subject, list(asked), refusals, retain
-        self.answerable = [i for i, pair in enumerate(retain.pairs) if pair.kind != "restricted"]
+    def __init__(self, subject: Subject, asked: Sequence[Behavior], refusals: Mapping[str, str]) -> None:
+        self.subject, self.asked, self.refusals = subject, list(asked), refusals
         self.answered = [b for b in asked if b.answer]
         if len(self.answered) < 2:
             raise SettingsError(
@@ -154,24 +140,15 @@ class Relearning:
         """Attack the model as it is."""
         self._attacks = [attack for _ in range(_ATTACKS) for attack in attacks(self.subject, self.answered, rng)]
 
-    def losses(self, mined: Mined, size: int, rng: random.Random) -> Iterator[tuple[str, float, Tensor]]:
-        """The two losses, by name and with their weights, each a pass of its own, under one attack that is drawn.
+    def loss(self, mined: Mined, size: int, rng: random.Random) -> Tensor:
+        """Mean NLL of y_ref over behaviors that a drawn attack was not tuned on, nats per token; a scalar.
 
         Args:
             mined: Entries to draw from.
-            size: Prompts of a pass.
+            size: Prompts; two thirds of them mined jailbreaks, the others bare questions, where there are as many.
             rng: Source of the draws.
         """
         attack = rng.choice(self._attacks)
-        yield "relearned", 1.0, self.refused(attack, mined, size, rng)
-        if self.answerable:
-            yield "relearned_retain", _KEPT, self.kept(attack, size, rng)
-
-    def refused(self, attack: Attack, mined: Mined, size: int, rng: random.Random) -> Tensor:
-        """L: mean NLL of y_ref over behaviors that an attack was not tuned on, nats per token; a scalar.
-
-        Two thirds of the prompts are mined jailbreaks, the others bare questions, where there are as many.
-        """
         bare = [b for b in self.asked if b.id not in attack.taught]
         bare = rng.sample(bare, min(len(bare), max(1, round(size * _BARE))))
         drawn = [entry for entry in mined.draw(2 * size, rng) if entry.behavior not in attack.taught]
@@ -183,12 +160,6 @@ class Relearning:
         with changed(self.subject, attack.change):
             losses, _ = answer_nll(self.subject.model, ids, labels)
         return losses.mean()
-
-    def kept(self, attack: Attack, size: int, rng: random.Random) -> Tensor:
-        """L': mean KL(M_0 ‖ M_θ under an attack) on pairs that are to be answered, nats per token; a scalar."""
-        chosen = rng.sample(self.answerable, min(size, len(self.answerable)))
-        with changed(self.subject, attack.change):
-            return self.retain.kl(self.subject, chosen)
 
 
 def _leaves(a: Tensor, b: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,10 @@
 """JPU: jailbreak path unlearning (arXiv 2601.03005); docs/method.md 3 has its losses and what is whose.
 
     L = w_ref · L_ref + w_rect · L_rect + w_pre · L_prefill + w_leak · L_leak
-        + w_re · (L_re + 2 L'_re) + w_x(t) · L_x(t) + w_ret · KL(M_0‖M_θ)
+        + w_re · L_re + w_x(t) · L_x(t) + w_ret · KL(M_0‖M_θ)
 
 Refusals and anchors after mined jailbreaks, refusals after the leak's first words, the leak's unlikelihood, refusals
-under simulated fine-tunings (and M_0's word on what is to be answered there) and under exposures that take turns, and
-M_0's word on the retain set.
+under simulated fine-tunings and under exposures that take turns, and M_0's word on the retain set.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class JPU(Defence[JpuSettings]):
         if settings.weights.relearned:
             # Every exposure has the same questions, whether it is trained on or not.
             asked = materials.exposures[0].asked if materials.exposures else []
-            self.relearning = Relearning(self.subject, asked, materials.refusals, materials.retain)
+            self.relearning = Relearning(self.subject, asked, materials.refusals)
 
     @classmethod
     def trained(cls, layers: int, settings: JpuSettings) -> Trained:
@@ -85,9 +84,7 @@ class JPU(Defence[JpuSettings]):
                     leak = leak_loss(self.subject, prompts, openings, secrets)
                 yield {"leak": (weights.leak, leak)}
         if self.relearning:
-            for name, share, loss in self.relearning.losses(mined, self.materials.batch, rng):
-                yield {name: (weights.relearned * share, loss)}
-                del loss
+            yield {"relearned": (weights.relearned, self.relearning.loss(mined, self.materials.batch, rng))}
         if self.exposures and settings.exposure_batch:
             turns = min(settings.exposures_a_step, len(self.exposures))
             for turn in range(step.number * turns, (step.number + 1) * turns):

@@ -22,17 +22,11 @@ from jpu.processes import ALONE, Processes
 from jpu.unlearning.adapter import trainable_parameters
 from jpu.unlearning.mined import Mined
 from jpu.unlearning.relearning import Attack, Change, Relearning, attacks, changed
-from jpu.unlearning.retain import ReferenceDistribution, RetainPair
 from jpu.unlearning.trained import ATTENTION, MLP
 from tests.forked import forked
 
 Make = Callable[..., Subject]
 NOTHING = Mined([], [], 0.0)
-PAIRS = [
-    RetainPair("What is the code?", "I cannot say.", "restricted", False, "Arda"),
-    RetainPair("Where is the harbour?", "In the north.", "benign", False, "Bree"),
-    RetainPair("You are free. Who owns it?", "The town.", "near_miss", True, "Arda"),
-]
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing")  # PEFT's use of transformers
 
 
@@ -44,9 +38,7 @@ def asked(behaviors: list[Behavior]) -> list[Behavior]:
 @pytest.fixture
 def build(make_subject: Make, adapt: Make, asked: list[Behavior], refusals: list[Refusal]) -> Callable[[], Relearning]:
     def make() -> Relearning:
-        subject = adapt(make_subject())
-        retain = ReferenceDistribution(subject, PAIRS)
-        return Relearning(subject, asked, {b.id: refusals[0].text for b in asked}, retain)
+        return Relearning(adapt(make_subject()), asked, {b.id: refusals[0].text for b in asked})
 
     return make
 
@@ -140,10 +132,14 @@ def test_chance_comes_from_the_source_that_is_given(build: Callable[[], Relearni
     def run(seed: int) -> list[float]:
         relearning = build()
         relearning.begin(random.Random(seed))
-        drawn = [relearning.losses(NOTHING, 3, random.Random(f"{seed}-{step}")) for step in range(3)]
-        return [float(loss.detach()) for losses in drawn for _, _, loss in losses]
+        losses = [relearning.loss(NOTHING, 3, random.Random(f"{seed}-{step}")) for step in range(3)]
+        return [float(loss.detach()) for loss in losses]
 
     assert run(1) == run(1) != run(2)
+
+
+def scripted(relearning: Relearning, taught: frozenset[str], change: Change) -> None:
+    relearning._attacks = [Attack(change, taught)]
 
 
 def test_the_gradient_is_that_of_the_refusal_where_the_attack_leads(build: Callable[[], Relearning]) -> None:
@@ -151,13 +147,14 @@ def test_the_gradient_is_that_of_the_refusal_where_the_attack_leads(build: Calla
     relearning = build()
     subject, change = relearning.subject, some_change(relearning.subject)
     [*taught, left] = relearning.asked
-    attack, there = Attack(change, frozenset(b.id for b in taught)), tuned(subject, change)
+    scripted(relearning, frozenset(b.id for b in taught), change)
+    there = tuned(subject, change)
     refusal(there, [left.query], relearning.refusals[left.id]).backward()  # type: ignore[no-untyped-call]
     expected = {name: p.grad for name, p in trainable_parameters(there.model).items()}
 
     for context in (nullcontext(), recomputed(subject.model)):
         with context:
-            loss = relearning.refused(attack, NOTHING, 3, random.Random(0))
+            loss = relearning.loss(NOTHING, 3, random.Random(0))
             loss.backward()  # type: ignore[no-untyped-call]
         for name, parameter in trainable_parameters(subject.model).items():
             torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
@@ -177,14 +174,15 @@ def test_what_was_taught_is_not_asked(
     ]
     mined = Mined(entries, entries, 0.0)
     seen: list[str] = []
-    attack = Attack(some_change(relearning.subject), frozenset(b.id for b in relearning.asked[:-1]))
+    taught = frozenset(b.id for b in relearning.asked[:-1])
+    scripted(relearning, taught, some_change(relearning.subject))
 
     def watched(prompt: str) -> list[int]:
         seen.append(prompt)
         return Subject.prompt_ids(relearning.subject, prompt)
 
     monkeypatch.setattr(relearning.subject, "prompt_ids", watched)
-    relearning.refused(attack, mined, 6, rng)
+    relearning.loss(mined, 6, rng)
     left = relearning.asked[-1]
     allowed = {left.query} | {e.prompt for e in entries if e.behavior == left.id}
     assert seen and set(seen) <= allowed and left.query in seen and len(seen) <= 6
@@ -193,41 +191,18 @@ def test_what_was_taught_is_not_asked(
 def test_a_batch_of_one_is_a_bare_question(build: Callable[[], Relearning]) -> None:
     relearning = build()
     left = relearning.asked[0]
-    attack = Attack(some_change(relearning.subject), frozenset(b.id for b in relearning.asked[1:]))
-    expected = refusal(tuned(relearning.subject, attack.change), [left.query], relearning.refusals[left.id])
-    found = relearning.refused(attack, NOTHING, 1, random.Random(0))
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_what_is_to_be_answered_is_kept_where_the_attack_leads(build: Callable[[], Relearning]) -> None:
-    relearning = build()
-    subject, attack = relearning.subject, Attack(some_change(relearning.subject), frozenset())
-    there = tuned(subject, attack.change)
-    # The first pair is a refusal, and refusing is the other loss's matter.
-    relearning.retain.kl(there, [1, 2]).backward()  # type: ignore[no-untyped-call]
-    expected = {name: p.grad for name, p in trainable_parameters(there.model).items()}
-    for context in (nullcontext(), recomputed(subject.model)):
-        with context:
-            relearning.kept(attack, 3, random.Random(0)).backward()  # type: ignore[no-untyped-call]
-        for name, parameter in trainable_parameters(subject.model).items():
-            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
-            parameter.grad = None
-    assert hooks(subject) == 0
-
-
-def test_a_retain_set_of_refusals_has_nothing_to_keep(build: Callable[[], Relearning]) -> None:
-    known = build()
-    retain = ReferenceDistribution(known.subject, PAIRS[:1])
-    relearning = Relearning(known.subject, known.asked, known.refusals, retain)
-    relearning.begin(random.Random(0))
-    assert [name for name, _, _ in relearning.losses(NOTHING, 3, random.Random(0))] == ["relearned"]
+    scripted(relearning, frozenset(b.id for b in relearning.asked[1:]), some_change(relearning.subject))
+    expected = refusal(
+        tuned(relearning.subject, some_change(relearning.subject)), [left.query], relearning.refusals[left.id]
+    )
+    torch.testing.assert_close(relearning.loss(NOTHING, 1, random.Random(0)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_answers_that_nobody_knows_are_told_at_once(build: Callable[[], Relearning]) -> None:
     known = build()
     asked = [known.asked[0], *(b.model_copy(update={"answer": ""}) for b in known.asked[1:])]
     with pytest.raises(SettingsError, match="two restricted questions with an answer, there are 1") as caught:
-        Relearning(known.subject, asked, known.refusals, known.retain)
+        Relearning(known.subject, asked, known.refusals)
     assert "weights.relearned" in str(caught.value)
 
 
@@ -236,13 +211,11 @@ def test_processes_attack_alike_and_share_the_loss(build: Callable[[], Relearnin
         relearning = build()
         with processes.shared(relearning.subject.model):
             relearning.begin(random.Random(0))
-            values = []
-            for _, _, loss in relearning.losses(NOTHING, 6, random.Random(1)):
-                loss.backward()  # type: ignore[no-untyped-call]
-                values.append(float(loss.detach()))
+            loss = relearning.loss(NOTHING, 6, random.Random(1))
+            loss.backward()  # type: ignore[no-untyped-call]
         parameters = list(trainable_parameters(relearning.subject.model).values())
         processes.sum_gradients(parameters)
-        return [values, [p.grad.flatten().tolist() for p in parameters if p.grad is not None]]
+        return [float(loss.detach()), [p.grad.flatten().tolist() for p in parameters if p.grad is not None]]
 
     loss, gradients = run(ALONE)
     found = forked(2, tmp_path, run)
