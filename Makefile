@@ -50,7 +50,7 @@ services: .venv/ready-services
 test: .venv/ready-services
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf artifacts data .jpu mlflow/mlflow.db mlflow/artifacts
