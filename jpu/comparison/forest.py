@@ -5,7 +5,7 @@ from __future__ import annotations
 from jpu.card.charts import Dot, dots, legend
 from jpu.card.markup import Child, Markup, tag
 from jpu.card.page.parts import note, section
-from jpu.comparison.answers import AXES, POOLED, by_group
+from jpu.comparison.answers import AXES, POOLED, by_group, verdict
 from jpu.comparison.records import AnswerRecord, Summary
 from jpu.comparison.tables import FOREST
 
@@ -19,23 +19,26 @@ _NARROWEST = 0.2
 def forest_plots(summary: Summary) -> Markup:
     """A plot for each question, a row of it for each group; empty where no question is answered twice.
 
-    All plots have one axis: what looks wider is wider.
+    All plots have one axis: what looks wider is wider. What all runs answer stands above each in words, for they may
+    answer by a figure that is not drawn.
     """
+    names = {m.key: m.words for group in summary.groups for m in group.metrics}
     asked = []
     for words, found in by_group(summary):
         _, first = found[0]
         rows = [(f"{group} ({answer.runs})", _dots(answer)) for group, answer in found]
-        asked.append((words, f"{first.method} − {first.against}", rows))
+        last, answer = found[-1]
+        asked.append((words, f"{first.method} − {first.against}", f"{last}: {verdict(answer, names)}", rows))
     if not asked:
         return Markup("")
-    drawn = [dot for _, _, rows in asked for _, marks in rows for dot in marks]
+    drawn = [dot for *_, rows in asked for _, marks in rows for dot in marks]
     widest = max([_NARROWEST, *(abs(end) for dot in drawn for end in (dot.low, dot.high))])
     figures: list[Child] = []
-    for words, methods, rows in asked:
+    for words, methods, said, rows in asked:
         plot = dots(f"{words} {methods}", rows, across="difference, points", bounds=(-widest, widest), style="points")
-        caption = tag("figcaption", tag("b", words), tag("span", methods, class_="sub"))
+        below = [tag("span", line, class_="sub") for line in (methods, said)]
+        caption = tag("figcaption", tag("b", words), *below)
         figures.append(tag("figure", caption, plot))
-    names = {m.key: m.words for group in summary.groups for m in group.metrics}
     return section(
         ANCHOR,
         FOREST,

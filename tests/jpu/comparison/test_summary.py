@@ -273,6 +273,9 @@ def test_a_question_that_two_groups_answer_is_shown_once_for_each(summary: Summa
     drawn = ElementTree.fromstring(str(forest_plots(both)))
     plots = [plot for plot in drawn.iter("svg") if plot.attrib.get("class") == "chart"]
     assert len(plots) == 2
+    said = [[part.text for part in caption.iter("span")][-1] for caption in drawn.iter("figcaption")]
+    assert said == [f"pooled: {verdict(answer, {m.key: m.words for m in other.metrics})}" for answer in whole[:2]]
+    assert said[0].startswith("pooled: yes: better on worst attack") and said[1].startswith("pooled: no")
     # Three lines with two marks each, and NPO against JPU is JPU against NPO in a mirror.
     marks = [[_x(mark) for mark in plot.iter() if "mark" in mark.attrib.get("class", "")] for plot in plots]
     zero = next(float(line.attrib["x1"]) for line in plots[0].iter("line") if line.attrib["class"] == "rule")
