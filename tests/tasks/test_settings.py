@@ -11,8 +11,8 @@ from jpu.errors import SettingsError, StorageError
 from jpu.unlearning.defences.settings import CircuitBreakersSettings, JpuSwitches, NpoSettings
 from tasks.sections import EngineSettings
 from tasks.settings import ENGINE, chosen_engine, load_settings, set_profile, switch_on
+from tests.shipped import PARAMS, shipped_params
 
-PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 # The head of the file is somebody's to change; these tests need one that they know.
 HEAD = """\
 profile: sandbox  # a comment
@@ -254,11 +254,12 @@ def test_dvc_does_not_watch_the_engine() -> None:
 
 def test_a_stage_beside_the_main_job_is_switched_on_in_one_word(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(PARAMS.read_text(encoding="utf-8"), encoding="utf-8")
+    before = shipped_params()
+    path.write_text(before, encoding="utf-8")
     assert load_settings(path).beside.analyze == ()
     switch_on("analyze", path=path)
     assert load_settings(path).beside.analyze == ("last",)
-    before, after = PARAMS.read_text(encoding="utf-8"), path.read_text(encoding="utf-8")
+    after = path.read_text(encoding="utf-8")
     assert after == before.replace("  analyze: []  ", "  analyze: [last]  ")
     switch_on("analyze", path=path)
     assert path.read_text(encoding="utf-8") == after
