@@ -8,6 +8,7 @@ kill. Does not choose or tune anything.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -156,9 +157,13 @@ def guard(measured: Measured, evaluation: Evaluation, mined: set[str], limits: L
 def reporter(title: str) -> Report:
     """Progress of a measurement on the terminal, a line for each attack and the probes."""
     lines: dict[str, Progress] = {}
+    last = time.monotonic()
 
     def report(what: str, done: int, total: int) -> None:
-        lines.setdefault(what, Progress(f"{title}, {what}"))(done, total)
+        nonlocal last
+        # One begins where the last one ended: its first report is of a whole batch.
+        lines.setdefault(what, Progress(f"{title}, {what}", since=last))(done, total)
+        last = time.monotonic()
 
     return report
 
