@@ -106,10 +106,10 @@ def _key(group: GroupRecord) -> Markup:
 
 
 def _relearning(summary: Summary, group: GroupRecord) -> list[Child]:
-    """How the template attack comes back: the reference, and the two baselines that stand nearest to it."""
-    baselines = [m for m in group.methods if m.kind == "baseline" and m.curves]
+    """How the template attack comes back: the reference, and the two that last longest."""
     shown = [m for m in group.methods if m.name == summary.reference and m.curves]
-    shown += sorted(baselines, key=_regret)[: len(_MARKS) - len(shown)]
+    others = [m for m in group.methods if m.kind in ("ours", "baseline") and m.curves and m not in shown]
+    shown += sorted(others, key=_lasting, reverse=True)[: len(_MARKS) - len(shown)]
     if not shown:
         return []
     figures = []
@@ -125,16 +125,17 @@ def _relearning(summary: Summary, group: GroupRecord) -> list[Child]:
     return [
         tag("h3", "Relearning"),
         note(
-            "Success of the template attack after so many steps; a run is not trained on once it has passed the half."
+            f"Success of the template attack after so many steps: {summary.reference}, and the two others that take most "
+            "of them on restricted pairs. A run is not trained on once it has passed the half."
         ),
         legend(*((mark, m.name) for mark, m in zip(_MARKS, shown, strict=False))),
         tag("div", *figures, class_="multiples"),
     ]
 
 
-def _regret(method: MethodRecord) -> float:
-    found = [method.figures.get(key) for key in ("asr_worst", "utility_loss")]
-    return sum(1.0 if f is None or f.value is None else f.value for f in found)
+def _lasting(method: MethodRecord) -> float:
+    found = method.figures.get("relearning_restricted")
+    return 0.0 if found is None or found.value is None else found.value
 
 
 def _figures(group: GroupRecord, metrics: Sequence[MetricRecord], caption: str) -> Markup:

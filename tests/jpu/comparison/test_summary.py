@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from jpu.card.figure import Figure
 from jpu.card.numbers import exact
 from jpu.comparison.answers import Question, by_group, verdict
 from jpu.comparison.forest import forest_plots
@@ -133,6 +134,26 @@ def test_the_spread_leaves_the_undefended_subject_out(summary: Summary) -> None:
 def test_the_curves_stay_where_a_run_fell(summary: Summary) -> None:
     original = next(m for m in summary.groups[0].methods if m.name == "original")
     assert original.curves == {"benign": ((0, 1.0), (32, 0.4))}
+
+
+def test_relearning_is_drawn_for_the_reference_and_the_two_that_last_longest(summary: Summary) -> None:
+    (group,) = summary.groups
+    npo = next(m for m in group.methods if m.name == "npo")
+    kinds: dict[str, tuple[Kind, float]] = {
+        "brief": ("baseline", 2.0),
+        "lasting": ("baseline", 14.0),
+        "another": ("ours", 20.0),
+        "a-control": ("control", 30.0),
+    }
+    more = tuple(
+        npo.model_copy(
+            update={"name": name, "kind": kind, "figures": npo.figures | {"relearning_restricted": Figure(value=steps)}}
+        )
+        for name, (kind, steps) in kinds.items()
+    )
+    wider = group.model_copy(update={"methods": (*group.methods, *more)})
+    section = render(summary.model_copy(update={"groups": (wider,)})).split("Relearning</h3>")[1].split("<figure")[0]
+    assert re.findall(r"</svg>\s*([a-z-]+)", section) == ["jpu", "another", "lasting"]
 
 
 def test_the_page_holds_every_mean_with_its_exact_value(summary: Summary) -> None:
