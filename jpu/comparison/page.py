@@ -125,8 +125,8 @@ def _relearning(summary: Summary, group: GroupRecord) -> list[Child]:
     return [
         tag("h3", "Relearning"),
         note(
-            f"Success of the template attack after so many steps: {summary.reference}, and the two others that take most "
-            "of them on restricted pairs. A run is not trained on once it has passed the half."
+            f"Success of the template attack after so many steps: {summary.reference}, and the two others that take "
+            "most of them on restricted pairs. A run is not trained on once it has passed the half."
         ),
         legend(*((mark, m.name) for mark, m in zip(_MARKS, shown, strict=False))),
         tag("div", *figures, class_="multiples"),
