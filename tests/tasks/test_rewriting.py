@@ -12,6 +12,7 @@ from tasks.params import read_document
 from tasks.rewriting import with_rounds, with_settings, without_subject
 from tasks.settings import load_settings
 from tests.micro import ROOT
+from tests.shipped import shipped_params
 
 
 def difference(old: str, new: str) -> list[str]:
@@ -36,7 +37,7 @@ def test_the_subject_goes_with_its_comment_and_nothing_else_does(tmp_path: Path)
 
 
 def test_rounds_are_replaced_and_comments_and_anchors_are_kept(tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text()
+    text = shipped_params()
     after = with_rounds(text, {"3": "2", "4": "3"})
     assert difference(text, after) == [
         "-  '1': {prev: '0'}",
