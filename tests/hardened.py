@@ -28,13 +28,14 @@ from tasks.environment import quiet
 from tasks.store import open_client
 from tasks.versions import Version, find_version, versions
 from tests.micro import ROOT, params
+from tests.shipped import shipped_pipeline
 
 if TYPE_CHECKING:
     import pytest
     from dvc.repo import Repo
     from mlflow.tracking import MlflowClient
 
-COPIED = ("jpu", "tasks", "flows", ".dvc/plots", "dvc.yaml", "automations.yaml", ".gitignore", ".dvcignore")
+COPIED = ("jpu", "tasks", "flows", ".dvc/plots", "automations.yaml", ".gitignore", ".dvcignore")
 CHECKOUT = "second"
 TEMPLATE = {
     "id": "added-1",
@@ -105,6 +106,7 @@ def make_repository(here: Path, params: str, *, remote: str = "") -> None:
     (here / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
     (here / "mlflow").mkdir()
     (here / "mlflow/.gitignore").write_text("*\n")
+    (here / "dvc.yaml").write_text(shipped_pipeline())
     (here / "params.yaml").write_text(params)
     _run(here, sys.executable, "-m", "jpu.sandbox", "data/sandbox")
     git(here, "init", "-q", "-b", "main")

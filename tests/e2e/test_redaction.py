@@ -17,6 +17,7 @@ from jpu.data.schemas import Behavior, read_records
 from jpu.files import read_jsonl
 from jpu.sandbox.__main__ import write
 from tests.micro import ROOT, params
+from tests.shipped import shipped_pipeline
 
 pytestmark = pytest.mark.e2e
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.e2e
 OPEN = ("data", "artifacts/prepared", "artifacts/subject", ".jpu/attempts", ".dvc/cache", ".git")
 # Mined prompts are what the defence is trained on; they stay beside the data, in files that no report is made of.
 MINED = ("batch.jsonl", "buffer.jsonl")
-COPIED = ("jpu", "tasks", "flows", ".dvc/plots", "dvc.yaml", ".gitignore", ".dvcignore")
+COPIED = ("jpu", "tasks", "flows", ".dvc/plots", ".gitignore", ".dvcignore")
 
 
 class Place:
@@ -62,6 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         copy: Callable[..., object] = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     (folder / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n")
+    (folder / "dvc.yaml").write_text(shipped_pipeline())
     (folder / "params.yaml").write_text(params(1))
     write(folder / "data" / "sandbox")
     place = Place(folder)

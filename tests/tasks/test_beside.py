@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +10,13 @@ import pytest
 
 from tasks.pipeline import read_plan
 from tasks.settings import switch_on
-from tests.shipped import shipped_params
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.shipped import shipped_params, shipped_pipeline
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The pipeline of this repository, with nothing run."""
-    shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    (tmp_path / "dvc.yaml").write_text(shipped_pipeline(), encoding="utf-8")
     (tmp_path / "params.yaml").write_text(shipped_params(), encoding="utf-8")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)

@@ -12,7 +12,7 @@ from tasks.params import read_document
 from tasks.rewriting import with_rounds, with_settings, without_subject
 from tasks.settings import load_settings
 from tests.micro import ROOT
-from tests.shipped import shipped_params
+from tests.shipped import shipped_params, shipped_pipeline
 
 
 def difference(old: str, new: str) -> list[str]:
@@ -22,7 +22,7 @@ def difference(old: str, new: str) -> list[str]:
 
 
 def test_the_subject_goes_with_its_comment_and_nothing_else_does(tmp_path: Path) -> None:
-    text = (ROOT / "dvc.yaml").read_text()
+    text = shipped_pipeline()
     after = without_subject(text)
     gone = difference(text, after)
     assert all(line.startswith("-") for line in gone)
@@ -34,6 +34,15 @@ def test_the_subject_goes_with_its_comment_and_nothing_else_does(tmp_path: Path)
     (tmp_path / "old.yaml").write_text(text)
     old, new = (read_document(tmp_path / name).value["stages"] for name in ("old.yaml", "dvc.yaml"))
     assert list(new) == [name for name in old if name != "subject"]
+
+
+def test_a_pipeline_without_its_subject_is_tested_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = shipped_pipeline()
+    # The copy in tests/shipped.py is the stage that dvc.yaml has, where it has one.
+    assert (ROOT / "dvc.yaml").read_text() in (shipped, without_subject(shipped))
+    (tmp_path / "dvc.yaml").write_text(without_subject(shipped))
+    monkeypatch.setattr("tests.shipped.ROOT", tmp_path)
+    assert shipped_pipeline() == shipped
 
 
 def test_rounds_are_replaced_and_comments_and_anchors_are_kept(tmp_path: Path) -> None:
