@@ -28,6 +28,22 @@ class MetricRecord(_Record):
     limit: float | None
 
 
+class EarlyRecord(_Record):
+    """A training that ended before the last of its steps.
+
+    Attributes:
+        run: Its run.
+        why: "kl": it could not keep the KL budget, and its last good weights were taken; "time": its seconds were over.
+        steps: Steps whose weights were kept; 0 where the subject was left as it was, None where they were not counted.
+        of: Steps that it might have made.
+    """
+
+    run: str
+    why: Literal["kl", "time"]
+    steps: int | None
+    of: int
+
+
 class MethodRecord(_Record):
     """One method on one group of subjects.
 
@@ -42,6 +58,7 @@ class MethodRecord(_Record):
         limited: Key → runs in which the limit stands for what was not reached.
         differences: Key → method − reference.
         curves: Lesson → (step, mean success of the template attack).
+        early: Runs whose training ended before its last step.
     """
 
     name: str
@@ -54,6 +71,7 @@ class MethodRecord(_Record):
     limited: dict[str, int]
     differences: dict[str, Difference]
     curves: dict[str, tuple[tuple[int, float], ...]]
+    early: tuple[EarlyRecord, ...] = ()
 
 
 class AnswerRecord(_Record):

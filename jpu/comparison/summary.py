@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from jpu.card.figure import Figure
 from jpu.comparison.answers import FIGURES, Question, answers
 from jpu.comparison.metrics import UTILITY, WORST, Metric, metrics_of
-from jpu.comparison.records import AnswerRecord, GroupRecord, Kind, MethodRecord, MetricRecord
+from jpu.comparison.records import AnswerRecord, EarlyRecord, GroupRecord, Kind, MethodRecord, MetricRecord
 from jpu.comparison.rows import Row
 from jpu.comparison.statistics import Bootstrap, Difference, Samples, corrected, frontier, spread
 
@@ -154,7 +154,18 @@ def _method(
         limited=limited,
         differences={key: of[name] for key, of in differences.items() if name in of},
         curves=_curves(list(rows.values())),
+        early=tuple(early for run, row in rows.items() if (early := _early(run, row)) is not None),
     )
+
+
+def _early(run: str, row: Row) -> EarlyRecord | None:
+    """How a run's training ended, if before its last step."""
+    made, of = row.figures.get("steps"), row.settings.get("unlearning", {}).get("steps")
+    if made is None or of is None or made >= of:
+        return None
+    if row.figures.get("out_of_time"):
+        return EarlyRecord(run=run, why="time", steps=None, of=of)
+    return EarlyRecord(run=run, why="kl", steps=int(made), of=of)
 
 
 def _curves(rows: Sequence[Row]) -> dict[str, tuple[tuple[int, float], ...]]:

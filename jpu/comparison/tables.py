@@ -23,6 +23,7 @@ GROUPS = {
 FOREST = "The questions, group by group"
 HELD = {True: "reached", False: "missed", None: "nobody to compare with"}
 CORRECTION = "Holm"
+_EARLY = {"kl": "the KL budget", "time": "the CPU seconds"}
 _CSV = ["group", "method", "kind", "metric", "value", "low", "high", "runs", "limited"]
 _CSV += ["difference", "difference_low", "difference_high", "p", "p_holm", "above", "below", "p_sign"]
 
@@ -84,8 +85,24 @@ def remarks(group: GroupRecord) -> list[str]:
             f"On subjects that were taught on another machine, with different weights: {named}. Differences on them "
             "are not paired, so their intervals are wider."
         )
+    early = [words for why, by in _EARLY.items() if (words := _ended(group, why, by))]
+    if early:
+        said.append(f"Trainings that ended before their last step: {'; '.join(early)}.")
     said.append(f"On the frontier of worst attack and utility loss: {', '.join(group.frontier) or 'none'}.")
     return said
+
+
+def _ended(group: GroupRecord, why: str, by: str) -> str:
+    """Which trainings were ended by that, after how many steps; empty if none was."""
+    methods = []
+    for method in group.methods:
+        found = [early for early in method.early if early.why == why]
+        if found:
+            counted = sorted(early.steps for early in found if early.steps is not None)
+            span = f"{counted[0]} to {counted[-1]}" if counted and counted[0] < counted[-1] else str(*counted[:1])
+            after = f", after {span} of {found[0].of} steps" if counted else ""
+            methods.append(f"{method.name} ({len(found)} of {len(method.runs)} runs{after})")
+    return f"by {by} {', '.join(methods)}" if methods else ""
 
 
 def differences_note(summary: Summary) -> str:

@@ -334,3 +334,24 @@ def test_who_lacks_runs_is_drawn_faintly_and_on_no_frontier() -> None:
     assert found.runs == ("s0", "s1") and not ours.complete and "jpu" not in found.frontier
     assert re.findall(r'<g class="(\w+)">', str(chart(found))) == ["short"]
     assert "Not all of them: jpu." in "\n".join(remarks(found))
+
+
+def ended(method: str, run: int, steps: float, *, out_of_time: float = 0.0) -> Row:
+    figures = row(method, run).figures | {"steps": steps, "out_of_time": out_of_time}
+    return row(method, run).model_copy(update={"figures": figures, "settings": {"unlearning": {"steps": 160}}})
+
+
+def test_trainings_that_ended_early_are_named() -> None:
+    rows = {
+        "jpu": {"s0": ended("jpu", 0, 160), "s1": ended("jpu", 1, 160)},
+        "npo": {"s0": ended("npo", 0, 40), "s1": ended("npo", 1, 100)},
+        "random": {"s0": ended("random", 0, 0, out_of_time=1.0), "s1": ended("random", 1, 0)},
+    }
+    group = summarise_group("g", rows, METHODS, "jpu", Bootstrap(50, 0.95, 1))
+    (said,) = [line for line in remarks(group) if "ended" in line]
+    assert said == (
+        "Trainings that ended before their last step: by the KL budget npo (2 of 2 runs, after 40 to 100 of 160 "
+        "steps), random (1 of 2 runs, after 0 of 160 steps); by the CPU seconds random (1 of 2 runs)."
+    )
+    only = summarise_group("g", {"jpu": rows["jpu"]}, METHODS, "jpu", Bootstrap(50, 0.95, 1))
+    assert not [line for line in remarks(only) if "ended" in line]
