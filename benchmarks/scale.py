@@ -239,6 +239,7 @@ def run(chosen: argparse.Namespace, shape: Shape, device: torch.device, dtype: t
     entries = list(batch.entries)
     with meter.stage("identify"):
         found = searched(subject, train, entries, settings.paths, 0, random.Random("scale"))
+    parameters = sum(p.numel() for p in subject.base.parameters())
     with meter.stage("unlearn"):
         adapt(subject, found.path, settings.unlearning)
         training = build(subject, prepared, miner, settings.unlearning, "scale", found.path, settings.paths)
@@ -247,7 +248,7 @@ def run(chosen: argparse.Namespace, shape: Shape, device: torch.device, dtype: t
         apart = float((subject.model(input_ids=probe, use_cache=False).logits - before).abs().max())
     trained = sum(p.numel() for p in subject.model.parameters() if p.requires_grad)
     counts = {
-        "parameters": sum(p.numel() for p in subject.base.parameters()) - trained,
+        "parameters": parameters,
         "trained_parameters": trained,
         "scored_prompts": batch.start.scored + batch.bred.scored,
         "attributed_prompts": min(settings.paths.samples, len(entries)),
@@ -318,8 +319,9 @@ def main() -> None:
             | {"peak": round(peak / GIB, 3)},
             **stages,
             "peak_gib": measured,
+            "peak_over_weights": round(measured / weights, 2),
         },
-        ratio=round(measured / weights, 2),
+        ratio=None,
         agreement={"reference_logits_apart": apart, "estimate_over_measured": round(peak / GIB / measured, 2)},
     )
 

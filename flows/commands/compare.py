@@ -11,7 +11,9 @@ from rich.console import Console
 from flows.commands.shown import shown
 
 if TYPE_CHECKING:
+    from jpu.comparison.rows import Row
     from tasks.comparing.driver import Compared, Request
+    from tasks.comparing.plan import Run
 
 
 @shown
@@ -48,22 +50,55 @@ def compare(
     request = driver.Request(
         path=experiments or EXPERIMENTS, methods=method or (), subjects=subject or (), workers=workers
     )
+    ours = request.path.resolve() == EXPERIMENTS.resolve()
     if missing:
         return _missing(request, driver.look(request), console)
     if prune:
+        _only(ours and not (method or subject), "--prune", "It removes rows that this file does not name.")
         return _prune(driver.look(request), console)
+    if report:
+        _only(ours, "--report", "Its stage in dvc.yaml reads that file.")
     code = 0 if report else _run(request, console)
-    if request.path == EXPERIMENTS:
+    if ours:
         _pages(console, show=report and show)
     return code
 
 
+def _only(allowed: bool, option: str, why: str) -> None:
+    """Raises SettingsError where an option is given with another file, or with methods or subjects, and may not be."""
+    from jpu.errors import SettingsError
+    from tasks.comparing.plan import EXPERIMENTS
+
+    if not allowed:
+        raise SettingsError(
+            f"{option} is for the whole of {EXPERIMENTS} alone. {why}",
+            where="jpu compare",
+            mend=f"Give {option} without --experiments, --method and --subject.",
+        )
+
+
 def _run(request: Request, console: Console) -> int:
+    from jpu.errors import InfrastructureError
     from tasks.comparing import driver
     from tasks.comparing.record import Records
 
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
+    away = False
+
+    def keep(run: Run, row: Row) -> None:
+        # Other runs are under way: the row is on disk, and is recorded when all are done.
+        nonlocal away
+        if not away:
+            try:
+                records.keep(run, row)
+            except InfrastructureError as error:
+                away = True
+                say(f"Not recorded, and tried again in the end: {error}")
+
     records = Records()
-    done = driver.compare(request, lambda line: console.print(line, highlight=False, markup=False), records.keep)
+    done = driver.compare(request, say, keep)
     for run in done.plan.runs:
         row = done.rows.get(run.key)
         if row is not None:
@@ -93,6 +128,7 @@ def _prune(found: Compared, console: Console) -> int:
     stale = unwanted(found.plan)
     for path in stale:
         path.unlink()
+        console.print(str(path), highlight=False, markup=False)
     console.print(f"{len(stale)} rows removed that experiments/compare.yaml does not ask for.", highlight=False)
     return 0
 

@@ -17,7 +17,7 @@ from jpu.comparison.forest import ANCHOR, forest_plots
 from jpu.comparison.pareto import KINDS, chart, kinds, points
 from jpu.comparison.records import GroupRecord, MethodRecord, MetricRecord, Summary
 from jpu.comparison.statistics import Difference
-from jpu.comparison.tables import FOREST, GROUPS, HELD, answered, answers_note, differences_note, headline, remarks
+from jpu.comparison.tables import FOREST, GROUPS, answered, answers_note, differences_note, headline, held, remarks
 
 _LESSONS = {
     "restricted": "fine-tuned on restricted pairs",
@@ -180,18 +180,14 @@ def _difference(key: str, found: Difference | None, metric: MetricRecord) -> Mar
     worse = (found.value > 0) == (metric.better == "low")
     mark = " **" if found.adjusted < ALPHA else " *" if found.p < ALPHA else ""
     shown = number(f"{key}.difference", found.value, style)
-    interval = tag(
-        "span",
-        "(",
-        number(f"{key}.difference_low", found.low, style),
-        " to ",
-        number(f"{key}.difference_high", found.high, style),
-        ")",
-        class_="interval",
-    )
+    interval: list[Child] = []
+    if found.low is not None and found.high is not None:
+        low = number(f"{key}.difference_low", found.low, style)
+        high = number(f"{key}.difference_high", found.high, style)
+        interval = [" ", tag("span", "(", low, " to ", high, ")", class_="interval")]
     told = f"p {found.p:.3g}, {found.adjusted:.3g} corrected; higher in {found.above} runs, lower in {found.below}"
     class_ = ("worse" if worse else "better") if mark == " **" else None
-    return tag("span", shown, " ", interval, mark, class_=class_, title=told)
+    return tag("span", shown, *interval, mark, class_=class_, title=told)
 
 
 def _answers(group: GroupRecord) -> Markup:
@@ -223,7 +219,7 @@ def _aims(group: GroupRecord, reference: str) -> Markup:
             number(f"{key}.ours", aim.ours, style),
             number(f"{key}.theirs", aim.theirs, style),
             aim.rival,
-            tag("span", HELD[aim.held], class_=class_),
+            tag("span", held(aim), class_=class_),
         ]
         rows.append(Row(aim.words, cells))
     return table(f"Aims, {group.name}", ["Aim", reference, "Rival's", "Rival", ""], rows)

@@ -61,9 +61,9 @@ def drawing(group: GroupRecord) -> list[Child]:
     marks = points(group)
     if not marks:
         return []
-    # A collapsed method far to the right would squeeze all others into a corner: the axis ends where the rest does.
-    x_end = _rounded(max(0.05, *(p.x for p in marks)))
-    y_end = _rounded(max(0.05, *(p.y for p in marks)))
+    ours = [p for p in marks if p.method.kind == "ours"]
+    x_end = _rounded(max([0.05, *(p.x for p in marks), *(p.across[1] for p in ours)]))
+    y_end = _rounded(max([0.05, *(p.y for p in marks), *(p.up[1] for p in ours)]))
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (
@@ -87,7 +87,7 @@ def drawing(group: GroupRecord) -> list[Child]:
     line = [place(p.x, p.y) for name in group.frontier for p in marks if p.method.name == name]
     if len(line) > 1:
         parts.append(tag("path", d="M" + "L".join(f"{x:g} {y:g}" for x, y in line), class_="frontier"))
-    whiskers = [line for p in marks if p.method.kind == "ours" for line in _whiskers(p, place)]
+    whiskers = [line for p in ours for line in _whiskers(p, place)]
     parts += [tag("line", x1=a, x2=c, y1=b, y2=d, class_="whisker ours") for a, b, c, d in whiskers]
     labels = _labels(group, marks, whiskers, place)
     # Ours lie on top of the others.

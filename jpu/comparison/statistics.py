@@ -2,9 +2,12 @@
 
 A run is one subject and one seed of the defence; runs are drawn, and entities within them. Subjects that were taught
 the same world share its entities, so an entity is drawn once for all of them: the two-way bootstrap of crossed factors
-("pigeonhole"; Owen, 2007, arXiv 0707.4239), which is conservative. All methods are given the same draws, so differences
-are paired. A number that is not counted by entity (KL, steps, seconds) has Student's interval over its runs, and the
-paired t-test: five runs are too few to be drawn from.
+("pigeonhole"; Owen, 2007, arXiv 0707.4239). All methods are given the same draws, so differences are paired. A number
+that is not counted by entity (KL, steps, seconds) has Student's interval over its runs, and the paired t-test.
+
+Five runs are too few to be drawn from: five differences of one sign never change it, however they are drawn, and chance
+has one sign five times in sixteen. Student's test over runs, on the other hand, knows nothing of entities that all runs
+share. So a share has both, and of two runs or more the wider of the intervals and the larger p are taken.
 
 Tests of several methods against one are corrected by Holm (1979, Scand. J. Statist. 6).
 """
@@ -29,10 +32,10 @@ class Difference:
 
     Attributes:
         value: Mean of method − reference.
-        low: Lower end of its interval.
+        low: Lower end of its interval; None for a number of one run, which has none.
         high: Upper end.
         n: Runs.
-        p: Two-sided: of the bootstrap, or of the paired t-test for a number.
+        p: Two-sided: the larger one of bootstrap and paired t-test, or of the t-test for a number.
         adjusted: p after Holm's correction (`corrected`); p itself until it is made.
         above: Runs in which the method's figure is the higher one.
         below: … the lower one.
@@ -40,8 +43,8 @@ class Difference:
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
     p: float
     adjusted: float
@@ -128,14 +131,15 @@ class Bootstrap:
         Wilson's, with the number of entities as its n.
         """
         value = float(samples.values.mean())
+        half = student(samples.values, self.confidence)[0]
         if not samples.entities:
-            half = student(samples.values, self.confidence)[0]
             high = value + half if limit is None else min(value + half, limit)
             return Estimate(value, max(value - half, 0.0), high, len(samples.runs))
         low, high = self._ends(self._means(samples))
         if low == high and value in (0.0, 1.0):
             low, high = wilson(value, samples.entities, confidence=self.confidence)
-        return Estimate(value, min(low, value), max(high, value), len(samples.runs))
+        low, high = min(low, value, max(value - half, 0.0)), max(high, value, min(value + half, 1.0))
+        return Estimate(value, low, high, len(samples.runs))
 
     def difference(self, method: Samples, reference: Samples) -> Difference | None:
         """Method − reference on the runs that both have; None where there are none."""
@@ -148,15 +152,20 @@ class Bootstrap:
         # A rounding error of a difference is none.
         tiny = 1e-12
         above, below = int((each > tiny).sum()), int((each < -tiny).sum())
+        half, p = student(each, self.confidence)
+        low: float | None = value - half
+        high: float | None = value + half
         if ours.entities:
             means = self._means(Samples(tuple(runs), each, ours.drawn - theirs.drawn, ours.entities))
-            low, high = self._ends(means)
+            ends = self._ends(means)
+            low = min(ends[0], max(value - half, -1.0), value)
+            high = max(ends[1], min(value + half, 1.0), value)
             tail = min(int((means <= tiny).sum()), int((means >= -tiny).sum()))
-            p = min(1.0, 2.0 * (tail + 1) / (self.resamples + 1))
-        else:
-            half, p = student(each, self.confidence)
-            low, high = value - half, value + half
-        low, high = min(low, value), max(high, value)
+            drawn = min(1.0, 2.0 * (tail + 1) / (self.resamples + 1))
+            # One run, and runs that differ by the same, have no t.
+            p = max(drawn, p) if half else drawn
+        elif len(runs) == 1:
+            low = high = None
         return Difference(value, low, high, len(runs), p, p, above, below, sign_test(above, below))
 
     def _drawn(self, row: Row, name: str) -> Floats:

@@ -33,7 +33,7 @@ def summarise_group(
     """
     every = [row for found in rows.values() for row in found.values()]
     runs = tuple(sorted({run for found in rows.values() for run in found}))
-    complete = {method for method, found in rows.items() if len(found) == len(runs)}
+    complete = {method for method, found in rows.items() if _complete(found, methods[method][1], runs, every)}
     metrics = metrics_of(every)
     samples = _samples(metrics, {method: rows[method] for method in methods if method in rows}, bootstrap)
     differences = {m.key: _differences(samples[m.key], reference, bootstrap) for m in metrics if m.better}
@@ -63,6 +63,13 @@ def summarise_group(
         mixed=_mixed(rows),
         answers=tuple(answers(questions, metrics, samples, bootstrap)),
     )
+
+
+def _complete(found: Mapping[str, Row], kind: Kind, runs: Sequence[str], every: Sequence[Row]) -> bool:
+    """Whether a method has all that it is to have; the subject as it is has one run, whatever seeds there are."""
+    if kind == "original":
+        return {row.subject for row in found.values()} == {row.subject for row in every}
+    return len(found) == len(runs)
 
 
 def pooled_answers(

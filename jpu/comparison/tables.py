@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from jpu.card.figure import Figure
 from jpu.card.markdown import table, text
 from jpu.card.numbers import MISSING, Style, lower, show
-from jpu.comparison.aims import aims
+from jpu.comparison.aims import Aim, aims
 from jpu.comparison.answers import ALPHA, AXES, FEWEST, by_group, verdict
 from jpu.comparison.records import GroupRecord, MethodRecord, MetricRecord, Summary
 from jpu.comparison.statistics import Difference
@@ -21,7 +21,6 @@ GROUPS = {
     "cost": "Cost",
 }
 FOREST = "The questions, group by group"
-HELD = {True: "reached", False: "missed", None: "nobody to compare with"}
 CORRECTION = "Holm"
 _EARLY = {"kl": "the KL budget", "time": "the CPU seconds"}
 _CSV = ["group", "method", "kind", "metric", "value", "low", "high", "runs", "limited"]
@@ -154,6 +153,8 @@ def difference(found: Difference | None, metric: MetricRecord) -> str:
         return MISSING
     style: Style = "points" if metric.style == "share" else "signed"
     mark = " **" if found.adjusted < ALPHA else " *" if found.p < ALPHA else ""
+    if found.low is None or found.high is None:
+        return f"{show(found.value, style)}{mark}"
     return f"{show(found.value, style)} ({show(found.low, style)} to {show(found.high, style)}){mark}"
 
 
@@ -206,9 +207,16 @@ def aims_table(group: GroupRecord, reference: str) -> str:
     rows = []
     for aim in aims(group, reference):
         style: Style = "share" if aim.share else "number"
-        cells = (show(aim.ours, style), show(aim.theirs, style), text(aim.rival) or MISSING, HELD[aim.held])
+        cells = (show(aim.ours, style), show(aim.theirs, style), text(aim.rival) or MISSING, held(aim))
         rows.append([text(aim.words), *cells])
     return table(["aim", text(reference), "rival's", "rival", ""], rows)
+
+
+def held(aim: Aim) -> str:
+    """Whether an aim is reached, in a word."""
+    if aim.held is None:
+        return "cannot be said" if aim.rival else "nobody to compare with"
+    return "reached" if aim.held else "missed"
 
 
 def spread_table(group: GroupRecord) -> str:

@@ -59,6 +59,9 @@ class Records:
         stamp = now_ms()
         figures = {metric.key: point(metric, row) for metric in (WORST, UTILITY, *metrics_of([row]))}
         figures |= {name: value for name, value in row.figures.items() if name not in figures}
+        if row.figures.get("out_of_time"):
+            # Such a run was not counted, nor held against the KL budget, where it ended: its zeros are no figures.
+            figures |= {"steps": None, "kl_held_out": None}
         figures |= {"trial": float(row.trial), "evaluate_seconds": row.cost.evaluate_seconds}
         recorder.batch(
             metrics=[(name, value, 0, stamp) for name, value in figures.items() if value is not None],

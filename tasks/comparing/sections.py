@@ -154,6 +154,9 @@ class Experiments(Section):
             for name in (asked.method, asked.against):
                 if name not in self.methods:
                     raise wrong(f"{asked.words!r} names {name!r}, which is no method", "report", "questions")
+        words = [asked.words for asked in self.report.questions]
+        if twice := sorted({one for one in words if words.count(one) > 1}):
+            raise wrong(f"{twice[0]!r} is asked twice: give each question words of its own", "report", "questions")
         return self
 
     @model_validator(mode="after")

@@ -96,12 +96,8 @@ class Pool:
                 assert job is not None
                 try:
                     outcome = worker.pipe.recv()
-                except EOFError:
-                    raise InfrastructureError(
-                        f"the process of {job.name} died",
-                        where="jpu compare",
-                        mend="Use fewer --workers if memory is short, and run it again: finished runs are kept.",
-                    ) from None
+                except (EOFError, OSError):
+                    raise _died(job) from None
                 worker.job = None
                 done(job, outcome, time.monotonic() - worker.began)
 
@@ -120,7 +116,10 @@ class Pool:
             at = next((i for i, job in enumerate(waiting) if job.subject.key not in held), 0)
         worker.job = waiting.pop(at)
         worker.holds, worker.began = worker.job.subject.key, time.monotonic()
-        worker.pipe.send(worker.job)
+        try:
+            worker.pipe.send(worker.job)
+        except OSError:
+            raise _died(worker.job) from None
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
@@ -133,6 +132,14 @@ class Pool:
         worker = _Worker(process, ours)
         self._running.append(worker)
         return worker
+
+
+def _died(job: Job) -> InfrastructureError:
+    return InfrastructureError(
+        f"the process of {job.name} died",
+        where="jpu compare",
+        mend="Use fewer --workers if memory is short, and run it again: finished runs are kept.",
+    )
 
 
 def in_this_process(jobs: Sequence[Job], done: Done) -> None:

@@ -94,3 +94,19 @@ def test_a_line_of_an_overlap_goes_through_its_values() -> None:
     assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.02) and heights[0] > heights[2]
     (chance,) = [e.get("d", "") for e in drawn.iter("path") if e.get("class") == "line chance"]
     assert len({spot.split()[1] for spot in re.split("[ML]", chance)[1:]}) == 1
+
+
+def test_opposed_paths_are_drawn_below_the_line() -> None:
+    """A cosine may be negative: −.5 lies between the line of 0, in the middle, and the lower end."""
+    opposed = [
+        Convergence(when, ALL, layer, 0.02, {m: Interval(-0.5, -0.6, -0.4) for m in MEASURES})
+        for when in ("before", "after")
+        for layer in range(2)
+    ]
+    for panel in convergence_sheet(opposed).panels:
+        if panel.caption.endswith("cosine"):
+            chart = str(panel.chart)
+            (zero,) = map(float, re.findall(r'y1="([\d.]+)" y2="[\d.]+" class="rule"', chart))
+            end = max(map(float, re.findall(r'y1="([\d.]+)" y2="[\d.]+" class="grid"', chart)))
+            drawn = re.findall(r'<path d="M[\d.]+ ([\d.]+)L[\d.]+ ([\d.]+)" class="line', chart)
+            assert len(drawn) == 2 and {float(y) for pair in drawn for y in pair} == {round((zero + end) / 2, 2)}

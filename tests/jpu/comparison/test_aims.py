@@ -5,6 +5,7 @@ import pytest
 from jpu.card.figure import Figure
 from jpu.comparison.aims import aims
 from jpu.comparison.records import GroupRecord, Kind, MethodRecord
+from jpu.comparison.tables import held as words_of
 
 
 def method(name: str, kind: Kind, worst: float, loss: float, steps: float = 4.0, prefill: float = 0.5) -> MethodRecord:
@@ -73,3 +74,23 @@ def test_who_lacks_runs_is_not_held_against() -> None:
     found = aims(group(OURS, short.model_copy(update={"complete": False}), other), "jpu")
     assert found[0].held is True and found[1].rival == "y"
     assert aims(group(OURS.model_copy(update={"complete": False}), other), "jpu") == []
+
+
+def test_what_was_not_relearnt_is_above_what_was_counted() -> None:
+    rival = method("x", "baseline", worst=0.5, loss=0.05, steps=20.0)
+    assert held(rival)[3] is False
+    some = OURS.model_copy(update={"limited": {"relearning_restricted": 1}})
+    assert aims(group(some, rival), "jpu")[3].held is None
+    # Twice as many are reached whatever its own true mean is, and not if the rival's is unknown.
+    slow = method("x", "baseline", worst=0.5, loss=0.05, steps=4.0)
+    assert aims(group(some, slow), "jpu")[3].held is True
+    unknown = slow.model_copy(update={"limited": {"relearning_restricted": 1}})
+    assert aims(group(OURS, unknown), "jpu")[3].held is None
+    words = [words_of(aim) for aim in aims(group(OURS, unknown), "jpu")]
+    assert words[3] == "cannot be said" and words[5] == "nobody to compare with" and words[0] == "reached"
+
+
+def test_no_steps_are_not_twice_no_steps() -> None:
+    none = method("jpu", "ours", worst=0.1, loss=0.05, steps=0.0)
+    rival = method("x", "baseline", worst=0.5, loss=0.05, steps=0.0)
+    assert aims(group(none, rival), "jpu")[3].held is False

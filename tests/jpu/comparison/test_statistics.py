@@ -170,9 +170,53 @@ def test_numbers_are_paired_in_a_t_test() -> None:
     assert (found.low, found.high) == pytest.approx((1 / 3 - 2.8684, 1 / 3 + 2.8684), abs=1e-4)
 
 
+def test_a_share_is_held_against_the_t_test_too() -> None:
+    """Runs differ by .1 to .5 with hardly any entity noise: drawn anew no mean is below .1, whatever chance may do."""
+    ours = {f"s{i}": row([(i, 10)] * 1000) for i in (1, 2, 3, 4, 5)}
+    reference = {f"s{i}": row([(0, 10)] * 1000) for i in (1, 2, 3, 4, 5)}
+    found = difference(ours, reference)
+    # A standard error of .0707: t 4.243 with four degrees of freedom, and 2.7764 of them to either side.
+    assert found.p == pytest.approx(0.0132, abs=1e-4)
+    assert (found.low, found.value, found.high) == pytest.approx((0.3 - 0.1963, 0.3, 0.3 + 0.1963), abs=1e-4)
+    bootstrap = Bootstrap(2000)
+    samples = bootstrap.samples(ASR, ours)
+    assert samples is not None
+    estimate = bootstrap.estimate(samples)
+    assert (estimate.low, estimate.high) == pytest.approx((0.3 - 0.1963, 0.3 + 0.1963), abs=1e-4)
+
+
+def test_an_interval_of_shares_ends_where_shares_do() -> None:
+    """Two runs at 0 and 1: Student's interval goes far beyond both ends."""
+    ours, reference = ({r: row([(k, 1)] * 20) for r, k in (("a", a), ("b", b))} for a, b in ((0, 1), (0, 0)))
+    bootstrap = Bootstrap(200)
+    samples = bootstrap.samples(ASR, ours)
+    assert samples is not None
+    estimate = bootstrap.estimate(samples)
+    assert (estimate.low, estimate.value, estimate.high) == (0.0, 0.5, 1.0)
+    found = difference(ours, reference)
+    assert (found.low, found.value, found.high) == (-1.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(("entities", "sd"), [(500, 0.1), (32, 0.25), (32, 0.05)])
+def test_chance_is_called_significant_no_more_often_than_it_may_be(entities: int, sd: float) -> None:
+    """Two methods that are the same but for chance, on five runs: p is below 1/20 in no more than 1/20 of worlds."""
+    rng = np.random.default_rng(1)
+    worlds, found = 300, 0
+    for _ in range(worlds):
+        base = np.clip(rng.normal(0.4, 0.15, (5, 1)) + rng.normal(0, 0.2, (1, entities)), 0.05, 0.95)
+        methods = []
+        for _ in range(2):
+            rates = np.clip(base + rng.normal(0, sd, (5, 1)), 0.0, 1.0)
+            counts = rng.binomial(10, rates)
+            methods.append({f"r{i}": row([(int(k), 10) for k in run]) for i, run in enumerate(counts)})
+        found += difference(*methods, resamples=200).p < 0.05
+    # 15 are expected, and 26 or more come up in less than one of two hundred tries.
+    assert found < 26
+
+
 def test_one_run_of_a_number_shows_nothing() -> None:
     found = difference({"a": row([(0, 1)], kl=9.0)}, {"a": row([(0, 1)], kl=1.0)}, KL)
-    assert (found.value, found.p) == (8.0, 1.0)
+    assert (found.value, found.p, found.low, found.high) == (8.0, 1.0, None, None)
     # Nor do two that differ by the same to the last digit show more than that they are two.
     both = difference({r: row([(0, 1)], kl=9.0) for r in "ab"}, {r: row([(0, 1)], kl=1.0) for r in "ab"}, KL)
     assert both.p == 0.5

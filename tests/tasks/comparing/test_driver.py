@@ -15,11 +15,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
+from flows.commands.compare import _run
 from jpu.card.numbers import exact
 from jpu.comparison.rows import Row, read_row
+from jpu.errors import InfrastructureError
 from tasks import compare as stage
 from tasks.comparing.driver import Compared, Request, compare, look
+from tasks.comparing.plan import Run
 from tasks.comparing.record import EXPERIMENT, Records
 from tasks.comparing.report import COMPARISON, PAGE
 from tasks.comparing.results import RESULTS, unwanted
@@ -229,3 +233,31 @@ def test_every_row_is_in_mlflow_once(here: Path, tmp_path: Path, monkeypatch: py
     assert ours.data.metrics["asr_static"] == row.outcomes["asr_static"].rate
     assert ours.data.metrics["train_seconds"] == row.cost.train_seconds
     assert ours.data.params["unlearning.steps"] == "4" and ours.data.params["unlearning.defence.name"] == "jpu"
+    # A run that its seconds ended was not counted: MLflow is told no zeros of it.
+    late = row.model_copy(update={"key": "late", "figures": row.figures | {"out_of_time": 1.0, "kl_held_out": 0.0}})
+    records.keep(found.plan.runs[0], late)
+    (kept,) = client.search_runs([experiment.experiment_id], filter_string="tags.`jpu.compare.key` = 'late'")
+    assert kept.data.metrics["out_of_time"] == 1.0 and not {"steps", "kl_held_out"} & kept.data.metrics.keys()
+
+
+def test_a_store_that_is_away_for_a_time_ends_nothing(
+    done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(done.folder)
+    monkeypatch.setenv("JPU_TRACKING", "off")
+    gone = [path for path in done.folder.glob(f"{RESULTS}/*/*.json") if path.name.startswith("sft.seed")]
+    for path in gone:
+        path.unlink()
+    kept: list[str] = []
+
+    def keep(self: Records, run: Run, row: Row) -> None:
+        if not kept:
+            kept.append("away")
+            raise InfrastructureError("cannot be reached", where="MLflow")
+        kept.append(row.key)
+
+    monkeypatch.setattr(Records, "keep", keep)
+    assert _run(Request(workers=0), Console()) == 0
+    assert len(gone) == 2 and all(path.exists() for path in gone)
+    assert "Not recorded, and tried again in the end" in capsys.readouterr().out
+    assert set(kept[1:]) == set(done.compared.rows)

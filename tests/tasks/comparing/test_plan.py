@@ -369,6 +369,11 @@ def refused(**changes: Any) -> SettingsError:
             "report.questions",
             "'Is it?' names 'best', which is no method",
         ),
+        (
+            edited("report", "questions", value=[{"words": "Is it?", "method": "jpu", "against": "sft"}] * 2),
+            "report.questions",
+            "'Is it?' is asked twice",
+        ),
         (edited("tuning", "attacks", value={}), "tuning.attacks", "at least 1"),
         (
             edited("tuning", "attacks", value={"magic": {"queries": 1}}),
