@@ -107,8 +107,8 @@ def _ended(group: GroupRecord, why: str, by: str) -> str:
 def differences_note(summary: Summary) -> str:
     """How the differences are to be read."""
     return (
-        f"Method − {summary.reference}, on the runs that both have, with the interval of the paired bootstrap over "
-        f"runs and entities. ** p < {ALPHA} after {CORRECTION}'s correction over the methods of a column; "
+        f"Method − {summary.reference}, on the runs that both have, paired, with the wider interval of bootstrap and "
+        f"t-test. ** p < {ALPHA} after {CORRECTION}'s correction over the methods of a column; "
         f"* p < {ALPHA} before it only."
     )
 
@@ -161,8 +161,8 @@ def difference(found: Difference | None, metric: MetricRecord) -> str:
 def answers_note() -> str:
     """How the answers are to be read."""
     return (
-        "The first method − the second, on the runs that both have, with the interval of the paired bootstrap. The "
-        f"answer is said of figures with p < {ALPHA} after {CORRECTION}'s correction over those of the question (**); "
+        "The first method − the second, on the runs that both have, paired, with the wider interval of bootstrap and "
+        f"t-test. The answer is said of figures with p < {ALPHA} after {CORRECTION}'s correction over those of the question (**); "
         "“not shown” is no proof of equality: the intervals say what is still possible."
     )
 
