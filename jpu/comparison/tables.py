@@ -162,8 +162,8 @@ def answers_note() -> str:
     """How the answers are to be read."""
     return (
         "The first method − the second, on the runs that both have, paired, with the wider interval of bootstrap and "
-        f"t-test. The answer is said of figures with p < {ALPHA} after {CORRECTION}'s correction over those of the question (**); "
-        "“not shown” is no proof of equality: the intervals say what is still possible."
+        f"t-test. The answer is said of figures with p < {ALPHA} after {CORRECTION}'s correction over those of the "
+        "question (**); “not shown” is no proof of equality: the intervals say what is still possible."
     )
 
 
