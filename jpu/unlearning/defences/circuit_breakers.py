@@ -11,8 +11,9 @@ of one length everywhere: a start that is too near is pulled back. So factors th
 moves the streams by `start` of their length. [ours] For the same reason what is kept is counted in mean lengths of the
 streams: a cosine has no length, and against an absolute distance its weight would hang on how long a model's are.
 
-faithful: losses, schedule, layers, trained part. inferred: the unit of the kept distance. ours: leaks after mined
-jailbreaks; by default only the tokens that say an answer are rerouted (`tokens: all` for all), see `rmu.py`.
+faithful: rerouting loss, its layers, schedule, trained part. inferred: the unit of the kept distance, and that it is
+taken behind the same layers (the authors' code may take all). ours: leaks after mined jailbreaks; by default only the
+tokens that say an answer are rerouted (`tokens: all` for all), see `rmu.py`.
 """
 
 from __future__ import annotations
