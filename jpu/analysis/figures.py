@@ -215,9 +215,8 @@ def _both(rows: Sequence[Convergence], measure: str, caption: str, family: str =
     if chance:
         levels = {float(row.layer): row.chance for row in rows if row.when == "before"}
         drawn.append(Line("chance", "chance", tuple(sorted(levels.items()))))
-    cosine = measure.endswith("cosine")
-    signed = cosine or measure.startswith("excess")
-    bounds = (-1.0, 1.0) if cosine else (-0.5, 0.5) if signed else (0.0, 1.0)
+    signed = measure.startswith("excess") or measure.endswith("cosine")
+    bounds = (-1.0 if signed else 0.0, 1.0)
     return Panel(
         caption,
         lines(caption, drawn, across="layer", style="number", bounds=bounds, rule=0.0 if signed else None),
