@@ -44,7 +44,8 @@ def forest_plots(summary: Summary) -> Markup:
         FOREST,
         note(
             "The first method − the second with its interval; left of 0 the first is better. Beside a group's name "
-            f"stands how many runs of it both have; {POOLED}: the mean over the runs of all groups, each alike."
+            f"stands how many runs of it both have; {POOLED}: the mean over the runs of all groups, each alike"
+            + (f", without {', '.join(summary.apart)}, whose subjects are in others." if summary.apart else ".")
         ),
         legend(*((mark, names[key]) for key, mark in _MARKS.items() if key in names)),
         tag("div", *figures, class_="multiples forest"),

@@ -141,6 +141,7 @@ class Summary(_Record):
         resamples: Draws of the bootstrap.
         groups: Groups of subjects.
         pooled: Answers over the runs of all groups, to the questions that more than one group answers.
+        apart: Groups that are not among them: their subjects are in others.
         trials: Every setting that was tried.
         wanted: Runs that the file asks for, as far as they are known.
         missing: Runs of those that are not there.
@@ -153,6 +154,7 @@ class Summary(_Record):
     resamples: int
     groups: tuple[GroupRecord, ...]
     pooled: tuple[AnswerRecord, ...] = ()
+    apart: tuple[str, ...] = ()
     trials: tuple[TrialRecord, ...]
     wanted: int
     missing: int

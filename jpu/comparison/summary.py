@@ -33,7 +33,7 @@ def summarise_group(
     """
     every = [row for found in rows.values() for row in found.values()]
     runs = tuple(sorted({run for found in rows.values() for run in found}))
-    complete = {method for method, found in rows.items() if _complete(found, methods[method][1], runs, every)}
+    complete = {method for method, found in rows.items() if _complete(found, methods[method][1], runs)}
     metrics = metrics_of(every)
     samples = _samples(metrics, {method: rows[method] for method in methods if method in rows}, bootstrap)
     differences = {m.key: _differences(samples[m.key], reference, bootstrap) for m in metrics if m.better}
@@ -65,10 +65,10 @@ def summarise_group(
     )
 
 
-def _complete(found: Mapping[str, Row], kind: Kind, runs: Sequence[str], every: Sequence[Row]) -> bool:
+def _complete(found: Mapping[str, Row], kind: Kind, runs: Sequence[str]) -> bool:
     """Whether a method has all that it is to have; the subject as it is has one run, whatever seeds there are."""
     if kind == "original":
-        return {row.subject for row in found.values()} == {row.subject for row in every}
+        return {run.partition(" seed ")[0] for run in found} == {run.partition(" seed ")[0] for run in runs}
     return len(found) == len(runs)
 
 

@@ -156,7 +156,8 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
 
 def _wanted(done: Compared, request: Request) -> list[Run]:
     """Runs that are asked for, known, not there, and not in vain."""
-    asked = [run for run in done.missing if request.wants(run, done.plan)]
+    # Of two groups with one subject, a run may be asked for twice.
+    asked = {run.key: run for run in done.missing if request.wants(run, done.plan)}.values()
     return [run for run in asked if not {run.name, Job(run.subject).name} & set(done.failed)]
 
 
@@ -166,7 +167,7 @@ def _ahead(done: Compared, request: Request) -> list[Work]:
     later = [(method, plan.subjects[name]) for method, name in plan.waiting if request.names(method, name)]
     needed = {subject.name: subject for subject in [*(run.subject for run in wanted), *(s for _, s in later)]}
     jobs = [Job(subject) for subject in needed.values() if not subject.made] + [Job(run.subject, run) for run in wanted]
-    unknown = [Work("final", method, subject.group) for method, subject in later for _ in plan.experiments.seeds]
+    unknown = [Work("final", m, on.group) for m, on in later for _ in plan.experiments.seeds_on(on.name)]
     return [*map(_work_of, jobs), *unknown]
 
 

@@ -67,8 +67,10 @@ class SubjectSpec:
 
     @property
     def folder(self) -> Path:
-        """Where it is kept, made or not."""
-        return KEPT / "subjects" / f"{self.name}-{self.key[:12]}"
+        """Where it is kept, made or not; by whatever name it was made."""
+        kept, key = KEPT / "subjects", self.key[:12]
+        made = sorted(mark.parent for mark in kept.glob(f"*-{key}/shown.json"))
+        return made[0] if made else kept / f"{self.name}-{key}"
 
     @property
     def made(self) -> bool:
@@ -224,7 +226,7 @@ class Planner:
             if self._original(method):
                 finals.append(self._run("final", method, subject, 0))
             elif taken := chosen.get((source, subject.name if factors else subject.tuned_on)):
-                for seed in self.experiments.seeds:
+                for seed in self.experiments.seeds_on(subject.name):
                     finals.append(
                         self._run("final", method, subject, taken.setting, multiplier=taken.multiplier, seed=seed)
                     )

@@ -34,12 +34,15 @@ def summarise(plan: Plan, rows: Mapping[str, Row]) -> Summary:
     questions = [Question(asked.words, asked.method, asked.against) for asked in report.questions]
     methods = {name: (entry.words, entry.kind) for name, entry in plan.experiments.methods.items()}
     groups: dict[str, dict[str, dict[str, Row]]] = {}
-    several = len(plan.experiments.seeds) > 1
     for run in plan.finals:
         row = rows.get(run.key)
         if row is not None:
+            several = len(plan.experiments.seeds_on(run.subject.name)) > 1
             name = f"{run.subject.name} seed {run.seed}" if several else run.subject.name
             groups.setdefault(run.subject.group, {}).setdefault(run.method, {})[name] = row
+    apart = {entry.group for entry in plan.experiments.subjects.values() if not entry.pooled}
+    keys = {run.key for run in plan.runs}
+    later = sum(len(plan.experiments.seeds_on(name)) for _, name in plan.waiting)
     return Summary(
         reference=report.reference,
         confidence=report.confidence,
@@ -48,11 +51,12 @@ def summarise(plan: Plan, rows: Mapping[str, Row]) -> Summary:
             summarise_group(name, found, methods, report.reference, bootstrap, questions)
             for name, found in groups.items()
         ),
-        pooled=pooled_answers(list(groups.values()), questions, bootstrap),
+        pooled=pooled_answers([of for name, of in groups.items() if name not in apart], questions, bootstrap),
+        apart=tuple(name for name in groups if name in apart),
         trials=tuple(_trials(plan, rows)),
         # A run whose settings are not chosen yet is wanted all the same.
-        wanted=len(plan.runs) + len(plan.waiting) * len(plan.experiments.seeds),
-        missing=sum(run.key not in rows for run in plan.runs) + len(plan.waiting) * len(plan.experiments.seeds),
+        wanted=len(keys) + later,
+        missing=len(keys - rows.keys()) + later,
         machines=tuple(sorted({rows[r.key].cost.machine for r in plan.runs if r.key in rows} - {""})),
     )
 

@@ -89,7 +89,8 @@ class SubjectEntry(Section):
     they may spend another number of those. `tuned_on` names the subject on whose validation split settings for this
     one are chosen; one that is only tuned on is `measured: false`. `learning_rate_multipliers`, for a model of another
     size: what the learning rate of a setting that was chosen there is multiplied by, each tried on this subject's own
-    validation split.
+    validation split. `seeds`: of the defences on it, in the place of the file's. `pooled: false` leaves its group out
+    of the answers over all groups: another group has the same subjects.
     """
 
     group: Name
@@ -99,6 +100,8 @@ class SubjectEntry(Section):
     measured: bool = True
     seconds: Positive | None = None
     learning_rate_multipliers: tuple[Positive, ...] = ()
+    seeds: tuple[Whole, ...] = ()
+    pooled: bool = True
     unlearning: dict[str, Any] = Field(default_factory=dict)
     world: WorldSection = WorldSection()
     data: dict[str, Any] = Field(default_factory=dict)
@@ -139,6 +142,10 @@ class Experiments(Section):
     subjects: Annotated[dict[Name, SubjectEntry], Field(min_length=1)]
     methods: Annotated[dict[Name, MethodEntry], Field(min_length=1)]
 
+    def seeds_on(self, subject: str) -> tuple[int, ...]:
+        """Seeds of the defences on a subject."""
+        return self.subjects[subject].seeds or self.seeds
+
     @model_validator(mode="after")
     def _names_are_there(self) -> Self:
         for name, entry in self.subjects.items():
@@ -146,6 +153,10 @@ class Experiments(Section):
                 raise wrong(f"there is no subject {entry.tuned_on!r}", "subjects", name, "tuned_on")
             if self.subjects[entry.tuned_on].learning_rate_multipliers:
                 raise wrong("settings are chosen first where nothing is multiplied", "subjects", name, "tuned_on")
+            if len(set(entry.seeds)) < len(entry.seeds):
+                raise wrong("a seed stands there twice, and would be counted twice", "subjects", name, "seeds")
+            if not entry.pooled and any(s.pooled for s in self.subjects.values() if s.group == entry.group):
+                raise wrong(f"a group is pooled or it is not: {entry.group!r} is both", "subjects", name, "pooled")
         if len(set(self.seeds)) < len(self.seeds):
             raise wrong("a seed stands there twice, and would be counted twice", "seeds")
         if self.report.reference not in self.methods:

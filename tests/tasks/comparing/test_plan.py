@@ -130,6 +130,25 @@ def test_a_subject_may_have_another_budget_of_seconds() -> None:
     assert {run.seconds for run in plan().trials} == {7.0}
 
 
+def test_a_subject_may_have_other_seeds_and_stand_in_two_groups() -> None:
+    """The same weights under another name, with three seeds: what was run on the first is not run again."""
+    again = EXPERIMENTS["subjects"]["micro"] | {"group": "again", "seeds": [0, 1, 2], "pooled": False}
+    write_experiments(Path(), subjects=EXPERIMENTS["subjects"] | {"again": again})
+    found = plan()
+    first, second = found.subjects["micro"], found.subjects["again"]
+    assert first.key == second.key
+    runs = {
+        name: {r.seed: r.key for r in found.finals if (r.method, r.subject.name) == ("jpu", name)}
+        for name in found.subjects
+    }
+    assert set(runs["micro"]) <= {0, 1} and all(runs["again"][seed] == key for seed, key in runs["micro"].items())
+    assert [found.experiments.seeds_on(name) for name in ("micro", "again")] == [(0, 1), (0, 1, 2)]
+    # It is taught once.
+    (first.folder / "subject").mkdir(parents=True)
+    (first.folder / "shown.json").write_text("{}")
+    assert second.folder == first.folder and second.made
+
+
 def test_a_subject_tries_learning_rates_with_what_was_chosen_elsewhere() -> None:
     subjects = copy.deepcopy(EXPERIMENTS["subjects"])
     subjects["large"] = {**subjects["micro"], "group": "large", "seed": 8, "tuned_on": "micro"}
@@ -382,6 +401,12 @@ def refused(**changes: Any) -> SettingsError:
         ),
         (edited("evaluation", "attacks", value={"magic": {"queries": 1}}), "evaluation.attacks.magic", "'magic'"),
         (edited("seeds", value=[1, 1]), "seeds", "a seed stands there twice"),
+        (edited("subjects", "micro", "seeds", value=[2, 2]), "subjects.micro.seeds", "a seed stands there twice"),
+        (
+            edited("subjects", "more", value=EXPERIMENTS["subjects"]["micro"] | {"tuned_on": "micro", "pooled": False}),
+            "subjects.more.pooled",
+            "a group is pooled or it is not: 'micro' is both",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_its_line(change: dict[str, Any], key: str, what: str) -> None:
