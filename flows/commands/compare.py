@@ -41,6 +41,7 @@ def compare(
     --workers; a run that was stopped goes on where it was. Then tables, plots and page are made, in
     artifacts/comparison. What it measures and how to read it is in docs/comparison.md.
     """
+    from jpu.errors import SettingsError
     from tasks.comparing import driver
     from tasks.comparing.plan import EXPERIMENTS
     from tasks.environment import quiet
@@ -50,31 +51,23 @@ def compare(
     request = driver.Request(
         path=experiments or EXPERIMENTS, methods=method or (), subjects=subject or (), workers=workers
     )
-    ours = request.path.resolve() == EXPERIMENTS.resolve()
+    shipped = request.path.resolve() == EXPERIMENTS.resolve()
     if missing:
         return _missing(request, driver.look(request), console)
+    for option, given in (("--prune", prune), ("--report", report)):
+        # Rows of other files are in the same folder, and the stage in dvc.yaml reads that one file.
+        if given and not (shipped and not method and not subject):
+            raise SettingsError(
+                f"{option} is for the whole of {EXPERIMENTS} alone",
+                where="jpu compare",
+                mend=f"Give {option} without --experiments, --method and --subject.",
+            )
     if prune:
-        _only(ours and not (method or subject), "--prune", "It removes rows that this file does not name.")
         return _prune(driver.look(request), console)
-    if report:
-        _only(ours, "--report", "Its stage in dvc.yaml reads that file.")
     code = 0 if report else _run(request, console)
-    if ours:
+    if shipped:
         _pages(console, show=report and show)
     return code
-
-
-def _only(allowed: bool, option: str, why: str) -> None:
-    """Raises SettingsError where an option is given with another file, or with methods or subjects, and may not be."""
-    from jpu.errors import SettingsError
-    from tasks.comparing.plan import EXPERIMENTS
-
-    if not allowed:
-        raise SettingsError(
-            f"{option} is for the whole of {EXPERIMENTS} alone. {why}",
-            where="jpu compare",
-            mend=f"Give {option} without --experiments, --method and --subject.",
-        )
 
 
 def _run(request: Request, console: Console) -> int:
@@ -110,10 +103,9 @@ def _run(request: Request, console: Console) -> int:
 
 
 def _missing(request: Request, found: Compared, console: Console) -> int:
-    plan = found.plan
-    runs = [run for run in plan.runs if request.wants(run, plan)]
-    missing = [run for run in runs if run.key not in found.rows]
-    waiting = [pair for pair in plan.waiting if request.names(*pair)]
+    runs = found.asked(request)
+    missing = found.missing(request)
+    waiting = [pair for pair in found.plan.waiting if request.names(*pair)]
     for run in missing:
         console.print(run.name, highlight=False, markup=False)
     for method, subject in waiting:

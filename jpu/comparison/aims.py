@@ -62,8 +62,7 @@ def aims(group: GroupRecord, reference: str) -> list[Aim]:
     steps, theirs = _value(ours, key), _value(best, key)
     held = None if steps is None or theirs is None else 0 < steps >= 2 * theirs
     # Where a run was not relearnt, the true mean is above what was counted.
-    unsure = best if held else ours
-    if unsure is not None and unsure.limited.get(key):
+    if any(m.limited.get(key) for m in (as_useful if held else [ours])):
         held = None
     words = "twice the steps to relearn of the best baseline of equal utility"
     found.append(Aim(words, steps, theirs, best.name if best else "", False, held))

@@ -54,5 +54,5 @@ def forest_plots(summary: Summary) -> Markup:
 
 def _dots(answer: AnswerRecord) -> list[Dot]:
     known = [(mark, answer.differences[key]) for key, mark in _MARKS.items() if key in answer.differences]
-    ends = ((mark, d, d.value if d.low is None else d.low, d.value if d.high is None else d.high) for mark, d in known)
-    return [Dot(mark, d.value, low, high) for mark, d, low, high in ends]
+    # Shares have an interval, also of one run.
+    return [Dot(mark, d.value, d.low, d.high) for mark, d in known if d.low is not None and d.high is not None]

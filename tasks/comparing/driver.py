@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from jpu.comparison.metrics import UTILITY, WORST
 from jpu.comparison.rows import Row, read_row
 from jpu.comparison.statistics import point
 from jpu.errors import JpuError, SettingsError
 from tasks.comparing.clock import Clock, Work
-from tasks.comparing.plan import EXPERIMENTS, Plan, Planner, Run
+from tasks.comparing.plan import EXPERIMENTS, Plan, Planner, Run, SubjectSpec
 from tasks.comparing.results import read_rows
 from tasks.comparing.workers import Job, Pool, in_this_process
 
 Say = Callable[[str], None]
+Keyed = TypeVar("Keyed", Run, SubjectSpec)
 # What is run first: a comparison that is stopped half-way has all its rivals, and not one subject with all ablations.
 # Learning rates are tried with the settings that the trials before have chosen.
 _PHASES = ("trial", "trial", "final", "ablation")
@@ -79,10 +81,13 @@ class Compared:
     made: list[str] = field(default_factory=list)
     failed: dict[str, JpuError] = field(default_factory=dict)
 
-    @property
-    def missing(self) -> list[Run]:
-        """Runs that are known and not there."""
-        return [run for run in self.plan.runs if run.key not in self.rows]
+    def asked(self, request: Request) -> list[Run]:
+        """Runs that are asked for and known; one that two groups with the same subject ask for is there once."""
+        return _once(run for run in self.plan.runs if request.wants(run, self.plan))
+
+    def missing(self, request: Request) -> list[Run]:
+        """Those of them that are not there."""
+        return [run for run in self.asked(request) if run.key not in self.rows]
 
 
 def look(request: Request) -> Compared:
@@ -142,11 +147,10 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
             plan = done.plan
             kinds = plan.experiments.methods
             wanted = [run for run in _wanted(done, request) if phase == _phase(run.kind, kinds[run.method].kind)]
-            spent = list(dict.fromkeys(run.subject.name for run in wanted))
+            spent = list(dict.fromkeys(run.subject.key for run in wanted))
             # A subject that cannot be made is tried once.
-            new = [Job(plan.subjects[name]) for name in spent if not plan.subjects[name].made]
-            work([job for job in new if job.name not in done.failed])
-            ready = sorted((run for run in wanted if run.subject.made), key=lambda run: spent.index(run.subject.name))
+            work([job for job in _unmade(run.subject for run in wanted) if job.name not in done.failed])
+            ready = sorted((run for run in wanted if run.subject.made), key=lambda run: spent.index(run.subject.key))
             work([Job(run.subject, run) for run in ready])
             # What was tried has chosen what is to be run.
             done.plan = planner.plan(done.rows)
@@ -156,17 +160,28 @@ def compare(request: Request, say: Say, kept: Callable[[Run, Row], None] | None 
 
 def _wanted(done: Compared, request: Request) -> list[Run]:
     """Runs that are asked for, known, not there, and not in vain."""
-    # Of two groups with one subject, a run may be asked for twice.
-    asked = {run.key: run for run in done.missing if request.wants(run, done.plan)}.values()
-    return [run for run in asked if not {run.name, Job(run.subject).name} & set(done.failed)]
+    return [run for run in done.missing(request) if not {run.name, Job(run.subject).name} & set(done.failed)]
+
+
+def _unmade(subjects: Iterable[SubjectSpec]) -> list[Job]:
+    """Those that are still to be made, each once by whatever names it has."""
+    return [Job(subject) for subject in _once(subjects) if not subject.made]
+
+
+def _once(items: Iterable[Keyed]) -> list[Keyed]:
+    """The first of those that have one key."""
+    first: dict[str, Keyed] = {}
+    for item in items:
+        first.setdefault(item.key, item)
+    return list(first.values())
 
 
 def _ahead(done: Compared, request: Request) -> list[Work]:
     """All that is to be done as far as is known: runs whose settings are not chosen yet, and subjects, too."""
     plan, wanted = done.plan, _wanted(done, request)
     later = [(method, plan.subjects[name]) for method, name in plan.waiting if request.names(method, name)]
-    needed = {subject.name: subject for subject in [*(run.subject for run in wanted), *(s for _, s in later)]}
-    jobs = [Job(subject) for subject in needed.values() if not subject.made] + [Job(run.subject, run) for run in wanted]
+    jobs = _unmade([*(run.subject for run in wanted), *(s for _, s in later)])
+    jobs += [Job(run.subject, run) for run in wanted]
     unknown = [Work("final", m, on.group) for m, on in later for _ in plan.experiments.seeds_on(on.name)]
     return [*map(_work_of, jobs), *unknown]
 

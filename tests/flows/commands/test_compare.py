@@ -38,6 +38,7 @@ def said(*arguments: str) -> tuple[int, str]:
         ("--prune", "--method", "jpu"),
         ("--prune", "--subject", "micro"),
         ("--report", "--experiments", "experiments/other.yaml"),
+        ("--report", "--method", "jpu"),
     ],
 )
 def test_what_is_for_the_whole_file_is_refused_for_another_or_a_part(rows: Path, arguments: tuple[str, ...]) -> None:

@@ -86,6 +86,8 @@ def test_what_was_not_relearnt_is_above_what_was_counted() -> None:
     assert aims(group(some, slow), "jpu")[3].held is True
     unknown = slow.model_copy(update={"limited": {"relearning_restricted": 1}})
     assert aims(group(OURS, unknown), "jpu")[3].held is None
+    # Nor may another rival's true mean be above what the best one's is.
+    assert aims(group(OURS, slow, unknown.model_copy(update={"name": "y"})), "jpu")[3].held is None
     words = [words_of(aim) for aim in aims(group(OURS, unknown), "jpu")]
     assert words[3] == "cannot be said" and words[5] == "nobody to compare with" and words[0] == "reached"
 

@@ -22,7 +22,7 @@ from jpu.card.numbers import exact
 from jpu.comparison.rows import Row, read_row
 from jpu.errors import InfrastructureError
 from tasks import compare as stage
-from tasks.comparing.driver import Compared, Request, compare, look
+from tasks.comparing.driver import Compared, Request, _unmade, compare, look
 from tasks.comparing.plan import Run
 from tasks.comparing.record import EXPERIMENT, Records
 from tasks.comparing.report import COMPARISON, PAGE
@@ -103,7 +103,7 @@ def test_a_killed_comparison_is_gone_on_with(done: Done) -> None:
     assert not kept & set(done.compared.made)
     # 2 methods × 2 trials, 3 methods × 2 seeds, and the subject as it is.
     assert len(kept) + len(done.compared.made) == len(done.compared.rows) == 11
-    assert done.compared.missing == [] and done.compared.failed == {}
+    assert done.compared.missing(Request()) == [] and done.compared.failed == {}
     # Those whose settings had still to be chosen are counted from the first.
     assert done.said[0].startswith(f"{len(done.compared.made)} to be made, 1 at a time, ")
     told = [re.match(r"\[(\d+)/(\d+), \d:\d\d left\] .* on micro, (trial|seed) \d: worst ", s) for s in done.said[1:]]
@@ -173,7 +173,7 @@ def test_what_is_not_asked_for_any_more_is_told_and_stays(here: Path) -> None:
     methods = {name: entry for name, entry in EXPERIMENTS["methods"].items() if name != "sft"}
     write_experiments(here, methods=methods)
     found = look(Request())
-    assert found.missing == [] and len(found.plan.runs) == 7
+    assert found.missing(Request()) == [] and len(found.plan.runs) == 7
     assert sorted(path.name.split(".")[0] for path in unwanted(found.plan)) == ["sft"] * 4
 
 
@@ -188,6 +188,21 @@ def test_only_what_is_asked_for_is_run(here: Path) -> None:
         "jpu on micro, trial 1",
     ]
     assert not any(request.wants(run, plan) for run in plan.finals)
+
+
+def test_a_subject_of_two_groups_is_taught_once_and_its_runs_are_made_once(here: Path) -> None:
+    again = EXPERIMENTS["subjects"]["micro"] | {"group": "again", "pooled": False}
+    write_experiments(here, subjects=EXPERIMENTS["subjects"] | {"again": again})
+    found = look(Request())
+    # All that the second group asks for is there.
+    assert found.missing(Request()) == [] and len(found.plan.finals) == 14 and len(found.asked(Request())) == 11
+    for path in Path(RESULTS).glob("*/*.json"):
+        path.unlink()
+    empty = look(Request())
+    assert [run.name for run in empty.missing(Request(subjects=("again",), methods=("original",)))] == [
+        "original on again, seed 0"
+    ]
+    assert [job.name for job in _unmade(run.subject for run in empty.plan.runs)] == ["subject micro"]
 
 
 def test_the_stage_makes_tables_plots_and_a_page_of_the_rows(
