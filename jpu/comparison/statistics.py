@@ -6,7 +6,7 @@ the same world share its entities, so an entity is drawn once for all of them: t
 that is not counted by entity (KL, steps, seconds) has Student's interval over its runs, and the paired t-test.
 
 Five runs are too few to be drawn from: five differences of one sign never change it, however they are drawn, and chance
-has one sign five times in sixteen. Student's test over runs, on the other hand, knows nothing of entities that all runs
+has one sign once in sixteen times. Student's test over runs, on the other hand, knows nothing of entities that all runs
 share. So a share has both, and of two runs or more the wider of the intervals and the larger p are taken.
 
 Tests of several methods against one are corrected by Holm (1979, Scand. J. Statist. 6).

@@ -97,9 +97,11 @@ def _ended(group: GroupRecord, why: str, by: str) -> str:
     for method in group.methods:
         found = [early for early in method.early if early.why == why]
         if found:
-            counted = sorted(early.steps for early in found if early.steps is not None)
-            span = f"{counted[0]} to {counted[-1]}" if counted and counted[0] < counted[-1] else str(*counted[:1])
-            after = f", after {span} of {found[0].of} steps" if counted else ""
+            after = ""
+            if counted := [early.steps for early in found if early.steps is not None]:
+                least, most = min(counted), max(counted)
+                span = f"{least} to {most}" if least < most else f"{least}"
+                after = f", after {span} of {found[0].of} steps"
             methods.append(f"{method.name} ({len(found)} of {len(method.runs)} runs{after})")
     return f"by {by} {', '.join(methods)}" if methods else ""
 
