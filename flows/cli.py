@@ -18,6 +18,7 @@ from flows.commands import reharden as rehardening
 from flows.commands.compare import compare
 from flows.commands.inbox import inbox
 from flows.commands.shown import shown
+from flows.leaving import leave
 
 app = typer.Typer(
     name="jpu",
@@ -333,5 +334,10 @@ def _report(result: dict[str, Any]) -> None:
         console.print("Runs, datasets and models: `jpu ui`.")
 
 
+def main() -> None:
+    """The command `jpu`."""
+    leave(app)
+
+
 if __name__ == "__main__":
-    app()
+    main()

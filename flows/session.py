@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 from flows.alone import alone
+from flows.leaving import give_up, terminable, unhurried
 from flows.own_servers import prefect_server
 from jpu.errors import JpuError
 from tasks.locks import clear_stale_locks
@@ -44,7 +42,7 @@ def served(name: str, flow: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """
     # On a server of the user's own, runs of other working trees are under way.
     ours = "PREFECT_API_URL" not in os.environ
-    with _terminable(), prefect_server() as ready:
+    with terminable(), prefect_server() as ready:
         # All this takes seconds, in which the server starts.
         from flows.broken import mark_broken
 
@@ -60,6 +58,7 @@ def served(name: str, flow: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         except Exception as error:
             raise _known(error) from error
         finally:
+            unhurried()
             _send_the_rest()
 
 
@@ -83,7 +82,9 @@ def _send_the_rest() -> None:
     from prefect.logging.handlers import APILogWorker
 
     for worker in (APILogWorker, EventsWorker):
-        worker.drain_all(timeout=10)
+        _, unsent = worker.drain_all(timeout=10)
+        if unsent:
+            give_up()
 
 
 def _known(error: Exception) -> Exception:
@@ -94,20 +95,3 @@ def _known(error: Exception) -> Exception:
             return cause
         cause = cause.__cause__ or cause.__context__
     return error
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise SystemExit, so that servers and stages are ended on the way out."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    # An ignored SIGHUP is nohup's doing, and stays ignored.
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -150,9 +150,9 @@ def git(folder: Path, *arguments: str) -> None:
 
 HARDEN = """
 import json, sys
+from flows.leaving import leave
 from flows.session import run
-result = run(**json.loads(sys.argv[1]))
-print("RESULT " + json.dumps(result))
+leave(lambda: print("RESULT " + json.dumps(run(**json.loads(sys.argv[1])))))
 """
 
 

@@ -302,6 +302,21 @@ def test_ctrl_c_ends_both_servers(place: Place) -> None:
     assert not (place.folder / ".jpu" / "services.json").exists()
 
 
+def test_a_service_manager_tells_all_at_once(place: Place) -> None:
+    """The run's own Prefect server ends with it, and nobody takes what Prefect wants to say of that."""
+    flow, stage = place.start_and_reach(stages=["mine@1"], force=True)
+    processes = family(flow.pid)
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+    output, _ = flow.communicate(timeout=80)
+    assert flow.returncode == 143, output
+    assert "Service" not in output and "Traceback" not in output
+    wait_until(lambda: all(map(gone, [*processes, stage])), 20)
+    # The lock of a DVC that was ended by itself stays, and the next run clears it.
+    assert place.states(2) == ["FAILED", "FAILED"]
+
+
 def test_kill_9_leaves_nothing_and_the_next_run_goes_on(place: Place) -> None:
     """Without `jpu ui`: the flow has a Prefect server of its own, which must not stay behind either."""
     flow, stage = place.start_and_reach(stages=["mine@1"], force=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -229,14 +227,6 @@ def test_a_server_that_dies_at_its_start(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('no room')"]
     with Guarded(command, log=log) as server, pytest.raises(InfrastructureError, match="at its start: no room"):
         own_servers.wait_for("http://127.0.0.1:1", server, log)
-
-
-def test_termination_cleans_up() -> None:
-    """SIGTERM becomes SystemExit, so that `with` blocks around servers and stages are left properly."""
-    with pytest.raises(SystemExit) as ended, session._terminable():
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
-    assert ended.value.code == 143
 
 
 def test_tables_of_judges_fit_into_80_columns() -> None:
