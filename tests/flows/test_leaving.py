@@ -56,7 +56,7 @@ def test_the_end_is_not_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leaving, "PATIENCE", 0.1)
     with pytest.raises(SystemExit), leaving.terminable():
         try:
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
         finally:
             leaving.unhurried()
             time.sleep(0.3)
