@@ -7,9 +7,9 @@ from typing import Literal
 
 from jpu.card.figure import Unit
 
-# Besides how a figure is shown: a percentage without its sign, for the lower end of an interval; seconds; and how a
-# difference of two figures is, percentage points or a number with its sign.
-Style = Unit | Literal["bare", "seconds", "points", "signed"]
+# Besides how a figure is shown: seconds; how a difference of two figures is, percentage points or a number with its
+# sign; and percentages and points without their unit, for the lower end of an interval.
+Style = Unit | Literal["seconds", "points", "signed", "bare", "bare_points"]
 
 MISSING = "–"
 _SPACE = "\u00a0"
@@ -29,14 +29,16 @@ def show(value: float | None, style: Style = "share") -> str:
         return f"{value:,.0f}".replace(",", _THIN)
     if style == "seconds":
         return f"{value:,.1f}".replace(",", _THIN)
-    if style == "points":
-        return _signed(f"{100 * value:+.1f}") + f"{_SPACE}pp"
+    if style in ("points", "bare_points"):
+        return _signed(f"{100 * value:+.1f}") + ("" if style == "bare_points" else f"{_SPACE}pp")
     return _signed(f"{value:+.3g}") if style == "signed" else _number(value)
 
 
 def lower(style: Style) -> Style:
-    """How the lower end of an interval is shown, whose upper end has the sign for both."""
-    return "bare" if style == "share" else style
+    """How the lower end of an interval is shown, whose upper end has the unit of both."""
+    if style == "share":
+        return "bare"
+    return "bare_points" if style == "points" else style
 
 
 def exact(value: float) -> str:

@@ -9,7 +9,7 @@ from jpu.card.charts import Line, legend, lines
 from jpu.card.figure import Figure
 from jpu.card.html import document
 from jpu.card.markup import Child, Markup, figure, number, tag
-from jpu.card.numbers import Style
+from jpu.card.numbers import Style, lower
 from jpu.card.page.parts import Row, details, note, section, table
 from jpu.comparison.aims import aims
 from jpu.comparison.answers import ALPHA, FEWEST, verdict
@@ -182,12 +182,12 @@ def _difference(key: str, found: Difference | None, metric: MetricRecord) -> Mar
     shown = number(f"{key}.difference", found.value, style)
     interval: list[Child] = []
     if found.low is not None and found.high is not None:
-        low = number(f"{key}.difference_low", found.low, style)
+        low = number(f"{key}.difference_low", found.low, lower(style))
         high = number(f"{key}.difference_high", found.high, style)
         interval = [" ", tag("span", "(", low, " to ", high, ")", class_="interval")]
     told = f"p {found.p:.3g}, {found.adjusted:.3g} corrected; higher in {found.above} runs, lower in {found.below}"
     class_ = ("worse" if worse else "better") if mark == " **" else None
-    return tag("span", shown, *interval, mark, class_=class_, title=told)
+    return tag("span", shown, mark, *interval, class_=class_, title=told)
 
 
 def _answers(group: GroupRecord) -> Markup:

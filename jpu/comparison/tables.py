@@ -157,7 +157,7 @@ def difference(found: Difference | None, metric: MetricRecord) -> str:
     mark = " **" if found.adjusted < ALPHA else " *" if found.p < ALPHA else ""
     if found.low is None or found.high is None:
         return f"{show(found.value, style)}{mark}"
-    return f"{show(found.value, style)} ({show(found.low, style)} to {show(found.high, style)}){mark}"
+    return f"{show(found.value, style)} ({show(found.low, lower(style))} to {show(found.high, style)}){mark}"
 
 
 def answers_note() -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from jpu.card.numbers import Number, Style, exact, plain, show
+from jpu.card.numbers import Number, Style, exact, lower, plain, show
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,18 @@ from jpu.card.numbers import Number, Style, exact, plain, show
         (-0.906, "points", "−90.6 pp"),
         (0.0, "points", "0.0 pp"),
         (-0.0001, "points", "0.0 pp"),
+        (-0.126, "bare_points", "−12.6"),
         (-0.0123, "signed", "−0.0123"),
         (0.0, "signed", "0"),
     ],
 )
 def test_a_number_is_shown_so(value: float | None, style: Style, text: str) -> None:
     assert show(value, style).replace("\u00a0", " ") == text
+
+
+def test_an_interval_names_its_unit_once() -> None:
+    ends = [show(0.1, lower(style)) + " to " + show(0.2, style) for style in ("share", "points", "signed")]
+    assert ends == ["10.0 to 20.0\u00a0%", "+10.0 to +20.0\u00a0pp", "+0.1 to +0.2"]
 
 
 def test_exact_is_exact() -> None:
