@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.alone import alone
 from flows.leaving import give_up, terminable, unhurried
-from flows.own_servers import prefect_server
+from flows.own_servers import answers, prefect_server
 from jpu.errors import JpuError
 from tasks.locks import clear_stale_locks
 from tasks.store import open_client, switched_off
@@ -83,7 +83,7 @@ def _send_the_rest() -> None:
 
     for worker in (APILogWorker, EventsWorker):
         _, unsent = worker.drain_all(timeout=10)
-        if unsent:
+        if unsent and not answers(f"{os.environ['PREFECT_API_URL']}/health"):
             give_up()
 
 
