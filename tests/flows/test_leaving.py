@@ -27,7 +27,7 @@ def test_a_signal_cleans_up_on_the_way_out() -> None:
 def test_what_is_waited_for_after_it_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """A flow's handler waits for a server, and so does the flow that contains it: neither for longer than said."""
     monkeypatch.setattr(leaving, "PATIENCE", 0.1)
-    monkeypatch.setattr(leaving, "_AGAIN", 0.1)
+    monkeypatch.setattr(leaving, "_AGAIN", 1.0)
     seen = []
 
     def prefects(number: int, frame: FrameType | None) -> None:
