@@ -22,7 +22,6 @@ from prefect.states import Completed
 
 from flows.alone import alone
 from flows.data import materialise
-from flows.leaving import hurried
 from flows.report import publish
 from flows.runner import Outcome, repro
 from jpu.errors import JpuError, SettingsError
@@ -101,7 +100,6 @@ def harden(
         InfrastructureError: Another run is under way, or MLflow or DVC's lock stayed out of reach.
     """
     quiet()
-    hurried()
     os.chdir(repository())
     with alone():
         choose(profile, seed)

@@ -49,7 +49,9 @@ def prefect_environment() -> None:
     if "PREFECT_API_URL" not in os.environ:
         home = os.environ.setdefault("PREFECT_HOME", str((HOME / "prefect").absolute()))
         Path(home).mkdir(parents=True, exist_ok=True)
-    for name, value in CLIENTS.items():
+    # A server of one's own that is gone does not come back: nothing is won by asking it for minutes.
+    clients = CLIENTS if "PREFECT_API_URL" in os.environ else CLIENTS | {"PREFECT_CLIENT_MAX_RETRIES": "3"}
+    for name, value in clients.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     # An event that nobody takes would be printed whole.

@@ -30,7 +30,6 @@ from prefect.runtime import deployment, flow_run
 from flows.alone import alone
 from flows.harden import repository, worth_another_try
 from flows.inside import jpu
-from flows.leaving import hurried
 from flows.limit import one_everywhere
 from flows.waiting import take_over
 from jpu.errors import InfrastructureError
@@ -73,7 +72,6 @@ def reharden(profile: str | None = None, force: str = "", inbox: str = "") -> di
         InfrastructureError: A service stayed out of reach; the champion is as it was.
     """
     quiet()
-    hurried()
     os.chdir(repository())
     with ExitStack() as stack:
         try:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from flows.alone import alone
-from flows.leaving import give_up, terminable, unhurried
+from flows.leaving import give_up
 from flows.own_servers import answers, prefect_server
-from jpu.errors import JpuError
+from jpu.errors import InfrastructureError, JpuError
 from tasks.locks import clear_stale_locks
 from tasks.store import open_client, switched_off
 
@@ -42,7 +45,7 @@ def served(name: str, flow: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """
     # On a server of the user's own, runs of other working trees are under way.
     ours = "PREFECT_API_URL" not in os.environ
-    with terminable(), prefect_server() as ready:
+    with _terminable(), prefect_server() as ready:
         # All this takes seconds, in which the server starts.
         from flows.broken import mark_broken
 
@@ -58,7 +61,6 @@ def served(name: str, flow: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         except Exception as error:
             raise _known(error) from error
         finally:
-            unhurried()
             _send_the_rest()
 
 
@@ -87,11 +89,40 @@ def _send_the_rest() -> None:
             give_up()
 
 
-def _known(error: Exception) -> Exception:
-    """The JpuError inside an error of Prefect's, where there is one."""
+def _known(error: Exception) -> BaseException:
+    """What is behind an error of Prefect's or of its client's, where that is known: a JpuError, a signal, no server."""
+    from httpx import TransportError
+    from prefect.exceptions import TerminationSignal
+
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, JpuError):
             return cause
+        # Told to end, the run could not even tell its server so.
+        if isinstance(cause, TerminationSignal):
+            return SystemExit(128 + cause.signal)
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, TransportError):
+        return InfrastructureError(
+            f"Prefect's server went away: {error}",
+            where=os.environ["PREFECT_API_URL"],
+            mend="Run it again: what is finished is kept. If it happens again, run `jpu doctor`.",
+        )
     return error
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise SystemExit, so that servers and stages are ended on the way out."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    # An ignored SIGHUP is nohup's doing, and stays ignored.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from prefect.exceptions import TerminationSignal
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -229,6 +233,14 @@ def test_a_server_that_dies_at_its_start(tmp_path: Path) -> None:
         own_servers.wait_for("http://127.0.0.1:1", server, log)
 
 
+def test_termination_cleans_up() -> None:
+    """SIGTERM becomes SystemExit, so that `with` blocks around servers and stages are left properly."""
+    with pytest.raises(SystemExit) as ended, session._terminable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert ended.value.code == 143
+
+
 def test_tables_of_judges_fit_into_80_columns() -> None:
     yes, no = [True] * 40 + [False] * 60, [False] * 55 + [True] * 45
     console = Console(width=80, file=io.StringIO())
@@ -258,3 +270,16 @@ def test_attacks_come_first_in_the_table() -> None:
         *("direct attack", "static attack", "worst attack", "static attack, any prompt"),
         *("over-refusal", "KL from the original", "int8: static attack"),
     ]
+
+
+def test_what_is_behind_an_error_of_prefects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal, where its server was ended with the run; a server that is away, where nobody told the run to end."""
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    away = httpx.ConnectError("refused")
+    assert isinstance(found := session._known(away), InfrastructureError) and "http://127.0.0.1:1/api" in str(found)
+    away.__context__ = TerminationSignal(signal.SIGTERM)
+    assert isinstance(ended := session._known(away), SystemExit) and ended.code == 143
+    bug = KeyError("a bug")
+    assert session._known(bug) is bug
+    bug.__cause__ = InfrastructureError("full", where="disk", mend="Empty it.")
+    assert session._known(bug) is bug.__cause__
